@@ -1,0 +1,44 @@
+"""Who is asking (session cookie → user id), and is the request from our own site."""
+
+import re
+from urllib.parse import urlsplit
+
+from flask import current_app, request, session
+
+from .errors import refuse
+from .models import MAX_USER_ID_LENGTH
+
+# Control characters and lone surrogates: no name has them, and PostgreSQL takes neither.
+_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def require_user() -> str:
+    """Return the id of the user who is signed in; end the request with 401 when nobody is."""
+    user_id = _user_id(session.get(current_app.config["PUSH_SESSION_USER_KEY"]))
+    if user_id is None:
+        refuse(401, "Sign in first: no valid session cookie came with the request.")
+    return user_id
+
+
+def require_own_site() -> None:
+    """End a state-changing request with 403 when a page of another site made the browser send it."""
+    if request.method in ("GET", "HEAD", "OPTIONS"):
+        return
+    origin = request.headers.get("Origin")
+    if origin is not None and origin.lower() in current_app.config["PUSH_ALLOWED_ORIGINS"]:
+        return
+    fetch_site = request.headers.get("Sec-Fetch-Site")
+    if fetch_site is not None:
+        own = fetch_site in ("same-origin", "none")
+    else:
+        own = origin is None or urlsplit(origin).netloc.lower() == request.host.lower()
+    if not own:
+        refuse(403, "Requests from other sites are refused; PUSH_ALLOWED_ORIGINS lets named origins through.")
+
+
+def _user_id(member: object) -> str | None:
+    if isinstance(member, int) and not isinstance(member, bool):
+        member = str(member)
+    if not isinstance(member, str) or not 1 <= len(member) <= MAX_USER_ID_LENGTH:
+        return None
+    return None if _NO_TEXT.search(member) else member

@@ -1,0 +1,83 @@
+"""Every error answer, one shape: `{"code", "status", "message"?, "errors"?}`."""
+
+import logging
+from typing import NoReturn
+
+from flask import Response, abort, json, request
+from flask.sansio.scaffold import Scaffold
+from sqlalchemy.exc import DBAPIError, InternalError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import InterfaceError as DriverError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from werkzeug.exceptions import HTTPException, InternalServerError, ServiceUnavailable
+
+RETRY_AFTER = 2  # seconds
+
+logger = logging.getLogger(__name__)
+
+
+def register(scaffold: Scaffold) -> None:
+    """Let an application or a blueprint answer its errors in our shape."""
+    scaffold.register_error_handler(HTTPException, answer)
+    scaffold.register_error_handler(SQLAlchemyError, _answer_database_error)
+
+
+def refuse(status: int, message: str) -> NoReturn:
+    """End the request with an error answer: its HTTP status and a sentence for the developer."""
+    abort(status, description=message)
+
+
+def answer(error: HTTPException) -> Response:
+    """Return an HTTP error as JSON, with the headers it brings (`Allow`, `Retry-After`)."""
+    response = error.get_response(request.environ)
+    if error.code is None or error.code < 400:
+        return response  # type: ignore[return-value]  # a redirect is no error
+    # flask-smorest and webargs put what they found wrong into `data`.
+    details = getattr(error, "data", {})
+    body = {"code": error.code, "status": error.name}
+    if message := details.get("message") or (not details and error.description):
+        body["message"] = message
+    if errors := details.get("errors") or details.get("messages"):
+        body["errors"] = errors
+    response.set_data(json.dumps(body))
+    response.content_type = "application/json"
+    return response  # type: ignore[return-value]  # werkzeug types it as its base class
+
+
+def answer_routing_error(prefix: str) -> Response | None:
+    """Answer what no route took under `prefix`, on an application whose other errors are its own."""
+    error = request.routing_exception
+    if error is None or not request.path.startswith(prefix):
+        return None
+    return answer(error)
+
+
+def _answer_database_error(error: SQLAlchemyError) -> Response:
+    if is_passing(error):
+        logger.warning("the database does not answer: %s", describe(error))
+        return answer(ServiceUnavailable("The database does not answer.", retry_after=RETRY_AFTER))
+    if isinstance(error, DBAPIError):
+        error.hide_parameters = True  # endpoints and keys are among them
+    logger.exception("the database refused a statement")
+    return answer(InternalServerError())
+
+
+def is_passing(error: SQLAlchemyError) -> bool:
+    """Say whether the database is away or too slow, rather than asked for something wrong.
+
+    psycopg reports a lost server, a statement's time-out and recovery as OperationalError, a
+    read-only standby as InternalError; a table that is not there yet waits for `flask db upgrade`.
+    """
+    if isinstance(error, PoolTimeout | OperationalError | InternalError | DriverError):
+        return True
+    return isinstance(error, DBAPIError) and _sqlstate(error) == "42P01"
+
+
+def describe(error: SQLAlchemyError) -> str:
+    """Return a database error's class and state, without the statement and its values."""
+    if not isinstance(error, DBAPIError):
+        return type(error).__name__
+    return f"{type(error.orig).__name__} {_sqlstate(error) or ''}".rstrip()
+
+
+def _sqlstate(error: DBAPIError) -> str | None:
+    return getattr(error.orig, "sqlstate", None)

@@ -1,0 +1,105 @@
+"""The Flask extensions: `db`, `migrate`, `api`, and how a database connection behaves."""
+
+import select
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from flask import Flask, current_app
+from flask_migrate import Migrate
+from flask_smorest import Api as SmorestApi
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import Engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
+from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+
+MIGRATIONS = Path(__file__).parent.parent / "migrations"
+ANSWER_TIMEOUT = 1.9  # seconds, more than PostgreSQL gives a statement: for one that has stopped answering
+
+
+class Base(DeclarativeBase):
+    """What the models share."""
+
+
+class Api(SmorestApi):  # type: ignore[misc]  # flask-smorest ships no types
+    """flask-smorest without its own error answers: `errors` gives them."""
+
+    def _register_error_handlers(self) -> None:
+        pass
+
+
+db = SQLAlchemy(model_class=Base)
+migrate = Migrate(directory=str(MIGRATIONS), render_as_batch=True)
+api = Api(
+    config_prefix="PUSH_",
+    spec_kwargs={"title": "pushapp", "version": "1", "openapi_version": "3.1.0"},
+)
+
+
+def init_database(app: Flask) -> None:
+    """Register the database, unless the application has brought a Flask-SQLAlchemy object of its own.
+
+    A database of the application's own stays as it is, but learns of pushapp's table, so that the
+    application's own migrations bring it.
+    """
+    if "sqlalchemy" in app.extensions:
+        metadata = app.extensions["sqlalchemy"].metadata
+        for table in db.metadata.tables.values():
+            if table.key not in metadata.tables:
+                table.to_metadata(metadata)
+        return
+    db.init_app(app)
+    migrate.init_app(app, db)
+    with app.app_context():
+        _prepare(db.engine)
+
+
+def engine() -> Engine:
+    """Return the engine of the database registered on the current application."""
+    database: SQLAlchemy = current_app.extensions["sqlalchemy"]
+    return database.engine
+
+
+def _prepare(engine: Engine) -> None:
+    if engine.dialect.name == "postgresql":
+        event.listen(engine, "do_connect", _connect_with_bounded_waits)
+        event.listen(engine.pool, "checkout", _refuse_closed_connection)
+    else:
+        event.listen(engine, "connect", _use_write_ahead_log)
+
+
+class _BoundedConnection(psycopg.Connection[Any]):
+    """A connection that gives up on a server that does not answer (it may be stopped, or its host gone)."""
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        try:
+            return super().wait(gen, interval, timeout or ANSWER_TIMEOUT)
+        except psycopg.OperationalError:
+            if self.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+                self.close()  # an answer that comes late must not be taken for the next one's
+            raise
+
+
+def _connect_with_bounded_waits(
+    _dialect: Dialect, _record: ConnectionPoolEntry, arguments: Sequence[Any], parameters: dict[str, Any]
+) -> DBAPIConnection:
+    return _BoundedConnection.connect(*arguments, **parameters)  # type: ignore[return-value]
+
+
+def _refuse_closed_connection(
+    connection: DBAPIConnection, _record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
+) -> None:
+    # An idle connection has nothing to read, unless the server has closed it: asking the kernel
+    # finds what survived a restart of the server, without a round trip.
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):
+        raise InvalidatePoolError("the server has closed this connection")
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection, _record: ConnectionPoolEntry) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")

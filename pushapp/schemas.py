@@ -1,0 +1,147 @@
+"""The JSON that browsers send and that we answer."""
+
+import base64
+import binascii
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from flask import current_app
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
+
+from .push_services import MAX_ENDPOINT_LENGTH, check_endpoint
+from .subscriptions import Subscription
+
+YEAR_9999_ENDS = 253_402_300_799_999  # milliseconds since 1970
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_BASE64URL = str.maketrans("+/", "-_")
+
+
+class Base64URL(fields.String):
+    """Bytes as base64url or base64, padded or not; loaded as base64url without padding."""
+
+    length: int
+
+    def _deserialize(self, value: Any, *arguments: Any, **more: Any) -> str:
+        text = super()._deserialize(value, *arguments, **more).translate(_BASE64URL)
+        bare = text.rstrip("=")
+        try:
+            if len(text) not in (len(bare), -(-len(bare) // 4) * 4):
+                raise ValidationError("Not valid base64url.")
+            data = base64.b64decode(bare + "=" * (-len(bare) % 4), altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError):
+            raise ValidationError("Not valid base64url.") from None
+        if len(data) != self.length:
+            raise ValidationError(f"Must be {self.length} bytes long.")
+        self.check(data)
+        return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+    def check(self, data: bytes) -> None:
+        """Raise ValidationError when bytes of the right length are wrong all the same."""
+
+
+class Auth(Base64URL):
+    """The authentication secret (RFC 8291, section 3.2)."""
+
+    length = 16
+
+
+class P256DH(Base64URL):
+    """The user agent's public key: an uncompressed point on P-256 (RFC 8291, section 3.1)."""
+
+    length = 65
+
+    def check(self, data: bytes) -> None:
+        """Refuse what is not a point, or not uncompressed (X9.62's first byte 4)."""
+        try:
+            if data[0] != 4:
+                raise ValueError
+            ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), data)
+        except ValueError:
+            raise ValidationError("Not an uncompressed point on P-256.") from None
+
+
+def _validate_endpoint(endpoint: str) -> None:
+    try:
+        check_endpoint(endpoint, current_app.config["PUSH_TRUSTED_PUSH_SERVICES"])
+    except ValueError as error:
+        raise ValidationError(str(error)) from None
+
+
+class _Body(Schema):
+    class Meta:
+        """Browsers add members of their own."""
+
+        unknown = EXCLUDE
+
+
+class KeysSchema(_Body):
+    """The keys that a message to this browser is encrypted with."""
+
+    p256dh = P256DH(required=True, metadata={"description": "65 bytes, base64url"})
+    auth = Auth(required=True, metadata={"description": "16 bytes, base64url"})
+
+
+class SubscriptionSchema(_Body):
+    """A `PushSubscription` as its `toJSON()` gives it (Push API, section 8)."""
+
+    endpoint = fields.String(
+        required=True,
+        validate=_validate_endpoint,
+        metadata={"format": "uri", "maxLength": MAX_ENDPOINT_LENGTH, "description": "https, a public host"},
+    )
+    expiration_time = fields.Integer(
+        data_key="expirationTime",
+        strict=True,
+        allow_none=True,
+        load_default=None,
+        validate=validate.Range(0, YEAR_9999_ENDS),
+        metadata={"description": "milliseconds since 1970"},
+    )
+    keys = fields.Nested(KeysSchema, required=True)
+
+    @post_load
+    def make(self, data: dict[str, Any], **_more: Any) -> Subscription:
+        """Return the loaded members as a Subscription."""
+        milliseconds = data["expiration_time"]
+        expires_at = None if milliseconds is None else EPOCH + timedelta(milliseconds=milliseconds)
+        return Subscription(data["endpoint"], data["keys"]["p256dh"], data["keys"]["auth"], expires_at)
+
+
+class UnsubscriptionSchema(_Body):
+    """The endpoint to forget; any text, since what is not kept needs no forgetting."""
+
+    endpoint = fields.String(required=True, metadata={"maxLength": MAX_ENDPOINT_LENGTH})
+
+
+class SavedSchema(Schema):
+    """The answer to subscribing and unsubscribing."""
+
+    ok = fields.Constant(True, metadata={"type": "boolean"})
+    count = fields.Integer(required=True, metadata={"description": "the user's subscriptions"})
+
+
+class KeptSubscriptionSchema(Schema):
+    """One of the user's browsers, without its keys and without its whole endpoint."""
+
+    id = fields.Integer(required=True)
+    push_service = fields.Function(
+        lambda row: urlsplit(row.endpoint).netloc, metadata={"type": "string", "description": "host"}
+    )
+    created_at = fields.DateTime(required=True)
+    expires_at = fields.DateTime(required=True, allow_none=True)
+
+
+class SubscriptionsSchema(Schema):
+    """The user's browsers."""
+
+    subscriptions = fields.List(fields.Nested(KeptSubscriptionSchema), required=True)
+    count = fields.Integer(required=True)
+
+
+class PublicKeySchema(Schema):
+    """The application server's public key (RFC 8292, section 3.2)."""
+
+    public_key = fields.String(data_key="publicKey", required=True)

@@ -1,0 +1,136 @@
+"""The `/push` blueprint: who, what, store, answer."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flask import Response, request, send_from_directory
+from flask_smorest import Blueprint as SmorestBlueprint
+from flask_smorest.error_handler import ErrorSchema
+from webargs.flaskparser import abort
+
+from . import errors, subscriptions, vapid
+from .authentication import require_own_site, require_user
+from .json_body import JSONBodyParser, require_json
+from .models import MAX_ID
+from .schemas import (
+    PublicKeySchema,
+    SavedSchema,
+    SubscriptionSchema,
+    SubscriptionsSchema,
+    UnsubscriptionSchema,
+)
+from .subscriptions import EndpointTooLongError, Subscription
+
+STATIC = Path(__file__).parent / "static"
+PUBLIC = {"push.vapid_public_key", "push.client", "push.service_worker"}
+
+Handler = Callable[..., Any]
+
+
+class Blueprint(SmorestBlueprint):  # type: ignore[misc]  # flask-smorest ships no types
+    """flask-smorest's blueprint, reading JSON by our rules."""
+
+    ARGUMENTS_PARSER = JSONBodyParser()
+
+
+blueprint = Blueprint("push", __name__, url_prefix="/push", description="Web Push subscriptions")
+errors.register(blueprint)
+
+
+def refusals(*statuses: int) -> Callable[[Handler], Handler]:
+    """Document the error answers of a route that asks who is there."""
+
+    def document(handler: Handler) -> Handler:
+        for status in statuses:
+            handler = blueprint.alt_response(status, schema=ErrorSchema)(handler)
+        documented: Handler = blueprint.doc(security=[{"session": []}])(handler)
+        return documented
+
+    return document
+
+
+@blueprint.before_app_request
+def answer_routing_error() -> Response | None:
+    """Give 404 and 405 below our prefix our shape, also inside somebody else's application."""
+    return errors.answer_routing_error(f"{blueprint.url_prefix}/")
+
+
+@blueprint.before_request
+def judge() -> None:
+    """Refuse in this order: from another site, not JSON, not signed in."""
+    require_own_site()
+    require_json()
+    if request.endpoint not in PUBLIC and request.method != "OPTIONS":
+        require_user()
+
+
+@blueprint.after_request
+def keep_private(response: Response) -> Response:
+    """Let no cache keep an answer that is made for one user."""
+    if request.endpoint not in PUBLIC:
+        response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+@blueprint.post("/subscribe")
+@refusals(400, 401, 403, 413, 415, 503)
+@blueprint.arguments(SubscriptionSchema)
+@blueprint.response(200, SavedSchema)
+def subscribe(subscription: Subscription) -> dict[str, int]:
+    """Keep the browser's subscription for the user who is signed in."""
+    try:
+        return {"count": subscriptions.save(require_user(), subscription)}
+    except EndpointTooLongError:
+        tell = ["Is too long to be kept together with the user's id."]
+        abort(422, errors={"json": {"endpoint": tell}})
+
+
+@blueprint.post("/unsubscribe")
+@refusals(400, 401, 403, 413, 415, 503)
+@blueprint.arguments(UnsubscriptionSchema)
+@blueprint.response(200, SavedSchema)
+def unsubscribe(body: dict[str, str]) -> dict[str, int]:
+    """Forget the user's subscription with this endpoint."""
+    return {"count": subscriptions.remove(require_user(), body["endpoint"])}
+
+
+@blueprint.get("/subscriptions")
+@refusals(401, 503)
+@blueprint.response(200, SubscriptionsSchema)
+def list_subscriptions() -> dict[str, Any]:
+    """List the browsers of the user who is signed in."""
+    kept = subscriptions.list_of(require_user())
+    return {"subscriptions": kept, "count": len(kept)}
+
+
+@blueprint.delete(f"/subscriptions/<int(max={MAX_ID}):id>")
+@refusals(401, 403, 404, 503)
+@blueprint.response(204)
+def delete_subscription(id: int) -> None:
+    """Forget one of the user's own browsers."""
+    if not subscriptions.remove_by_id(require_user(), id):
+        errors.refuse(404, "You have no subscription with this id.")
+
+
+@blueprint.get("/vapid-public-key")
+@blueprint.response(200, PublicKeySchema)
+def vapid_public_key() -> dict[str, str]:
+    """Tell the key that browsers subscribe with."""
+    return {"public_key": vapid.public_key()}
+
+
+@blueprint.get("/client.js")
+@blueprint.response(200, {"type": "string"}, content_type="text/javascript")
+def client() -> Response:
+    """Serve the ES module that subscribes and unsubscribes a page's browser."""
+    return send_from_directory(STATIC, "client.js", mimetype="text/javascript")
+
+
+@blueprint.get("/service-worker.js")
+@blueprint.response(200, {"type": "string"}, content_type="text/javascript")
+def service_worker() -> Response:
+    """Serve the worker that shows push messages, for the whole site."""
+    response = send_from_directory(STATIC, "service-worker.js", mimetype="text/javascript")
+    response.headers["Service-Worker-Allowed"] = "/"
+    return response

@@ -1,0 +1,13 @@
+"""What gunicorn and `flask` load."""
+
+import sys
+
+from pushapp import ConfigurationError, create_app
+
+GUNICORN_APP_LOAD_ERROR = 4  # tells gunicorn to stop instead of trying again for ever
+
+try:
+    app = create_app()
+except ConfigurationError as error:
+    print(f"pushapp: {error}", file=sys.stderr)
+    sys.exit(GUNICORN_APP_LOAD_ERROR)
