@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import NamedTuple
 
 MAX_ENDPOINT_LENGTH = 2048
@@ -102,11 +102,11 @@ def is_public_address(address: IPv4Address | IPv6Address) -> bool:
 
 def _is_public_host(host: str) -> bool:
     if host.startswith("["):
-        return "%" not in host and _is_public_literal(host[1:-1])
+        return "%" not in host and _is_public_literal(host[1:-1], IPv6Address)
     name = host.removesuffix(".")
     labels = name.split(".")
     if _NUMBER.fullmatch(labels[-1]):
-        return _is_public_literal(name)
+        return _is_public_literal(name, IPv4Address)
     return (
         len(name) <= 253
         and len(labels) > 1
@@ -115,8 +115,8 @@ def _is_public_host(host: str) -> bool:
     )
 
 
-def _is_public_literal(text: str) -> bool:
+def _is_public_literal(text: str, kind: type[IPv4Address | IPv6Address]) -> bool:
     try:
-        return is_public_address(ip_address(text))
+        return is_public_address(kind(text))
     except ValueError:
         return False

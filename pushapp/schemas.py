@@ -111,9 +111,15 @@ class SubscriptionSchema(_Body):
 
 
 class UnsubscriptionSchema(_Body):
-    """The endpoint to forget; any text, since what is not kept needs no forgetting."""
+    """The endpoint to forget, whatever its host: which ones are agreed to may have changed."""
 
-    endpoint = fields.String(required=True, metadata={"maxLength": MAX_ENDPOINT_LENGTH})
+    endpoint = fields.String(
+        required=True,
+        validate=[
+            validate.Length(max=MAX_ENDPOINT_LENGTH),
+            validate.Regexp(r"[!-~]*\Z", error="Must be printable ASCII."),
+        ],
+    )
 
 
 class SavedSchema(Schema):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flask import Response, request, send_from_directory
+from flask import Response, current_app, request, send_from_directory
 from flask_smorest import Blueprint as SmorestBlueprint
 from flask_smorest.error_handler import ErrorSchema
 from webargs.flaskparser import abort
@@ -66,10 +66,12 @@ def judge() -> None:
 
 
 @blueprint.after_request
-def keep_private(response: Response) -> Response:
-    """Let no cache keep an answer that is made for one user."""
+def limit_caching(response: Response) -> Response:
+    """Let no cache give one user's answer to another, or one origin's to another."""
     if request.endpoint not in PUBLIC:
         response.headers["Cache-Control"] = "no-store"
+    if current_app.config["PUSH_ALLOWED_ORIGINS"]:
+        response.vary.add("Origin")
     return response
 
 
