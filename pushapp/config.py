@@ -118,8 +118,13 @@ def engine_options(url: URL) -> dict[str, Any]:
     if "options" not in url.query:
         # UTC, since a date in the year 9999 cannot be read in a zone that is ahead of it.
         connect_args["options"] = f"-c statement_timeout={STATEMENT_TIMEOUT} -c timezone=UTC"
-    # Nothing is ever left open on an AUTOCOMMIT connection, so there is nothing to reset.
-    return options | {"pool_timeout": DATABASE_TIMEOUT, "connect_args": connect_args}
+    return options | {
+        "pool_timeout": DATABASE_TIMEOUT,
+        "connect_args": connect_args,
+        # Most requests are one statement: no BEGIN, and nothing to roll back when the connection returns.
+        "isolation_level": "AUTOCOMMIT",
+        "skip_autocommit_rollback": True,
+    }
 
 
 def kept_in_instance_folder(app: Flask, name: str, make: Callable[[], str]) -> str:

@@ -1,13 +1,13 @@
 """Every query on the table: save, remove, list, count, prune. The owner's id stands in every WHERE."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from flask import current_app
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, delete, exists, func, select
+from sqlalchemy import Connection, Executable, Row, and_, bindparam, delete, exists, func, not_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from .extensions import engine
@@ -16,9 +16,6 @@ from .models import PushSubscription
 MAX_INDEXED_BYTES = 2_680  # of a user id and an endpoint together: PostgreSQL's index rows end at 2,704
 PRUNE_SLICE = 1_000  # rows a statement
 LOCK = 0x70757368  # "push": one advisory lock for the rare writes that touch several rows
-
-_table = PushSubscription.__table__
-_columns = _table.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +32,73 @@ class EndpointTooLongError(ValueError):
     """The user's id and the endpoint do not fit into the index together."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Standing:
+# The statements, made once: building one anew costs more than running it. Their parameters carry the
+# names of the columns, so that one mapping serves them all.
+_table = PushSubscription.__table__
+_column = _table.c
+_own = _column.user_id == bindparam("user_id")
+_this_endpoint = _column.endpoint == bindparam("endpoint")
+_same_browser = and_(
+    _this_endpoint,
+    _column.keys_p256dh == bindparam("keys_p256dh"),
+    _column.keys_auth == bindparam("keys_auth"),
+)
+_this_row = and_(_same_browser, _column.expires_at.is_not_distinct_from(bindparam("expires_at")))
+_same_browser_elsewhere = and_(_same_browser, _column.user_id != bindparam("user_id"))
+
+_COUNT = select(func.count()).select_from(_table).where(_own)
+_LOOK = select(
+    func.count(),
+    func.count().filter(not_(_this_endpoint)),
+    func.count().filter(_this_row),
+    exists().where(_same_browser_elsewhere).correlate(None),
+).where(_own)
+_LIST = (
+    select(_column.id, _column.endpoint, _column.created_at, _column.expires_at)
+    .where(_own)
+    .order_by(_column.id)
+)
+_REMOVE = delete(_table).where(_own, _this_endpoint)
+_REMOVE_BY_ID = delete(_table).where(_own, _column.id == bindparam("id"))
+_REMOVE_ELSEWHERE = delete(_table).where(_same_browser_elsewhere)
+_REMOVE_OLDEST = delete(_table).where(
+    _own,
+    not_(_this_endpoint),
+    _column.id.not_in(
+        select(_column.id)
+        .where(_own, not_(_this_endpoint))
+        .order_by(_column.updated_at.desc(), _column.id.desc())
+        .limit(bindparam("limit"))
+    ),
+)
+_PRUNE = delete(_table).where(
+    _column.id.in_(
+        select(_column.id)
+        .where(_column.expires_at < bindparam("now"))
+        .limit(PRUNE_SLICE)
+        .with_for_update(skip_locked=True)  # its browser may be renewing it just now
+    )
+)
+
+
+def _upsert(dialect: Any) -> Executable:
+    row = dialect.insert(_table)
+    renewed = ("keys_p256dh", "keys_auth", "expires_at", "updated_at")
+    updates = {name: row.excluded[name] for name in renewed}
+    statement: Executable = row.on_conflict_do_update(index_elements=["user_id", "endpoint"], set_=updates)
+    return statement
+
+
+_UPSERT = {"postgresql": _upsert(postgresql), "sqlite": _upsert(sqlite)}
+
+
+class _Standing(NamedTuple):
     """How things stand before or after a write."""
 
-    count: int  # the user's rows
+    total: int  # the user's rows
     others: int  # those for other endpoints
     saved: bool  # whether this very row is among them
-    elsewhere: bool  # whether another user has the same browser
+    elsewhere: bool  # whether the browser must move here from another user
 
 
 def save(user_id: str, subscription: Subscription) -> int:
@@ -57,51 +113,41 @@ def save(user_id: str, subscription: Subscription) -> int:
     if len(user_id.encode()) + len(subscription.endpoint) > MAX_INDEXED_BYTES:
         raise EndpointTooLongError
     limit = current_app.config["PUSH_MAX_SUBSCRIPTIONS_PER_USER"]
+    row = _row(user_id, subscription)
     with _autocommit() as connection:
-        standing = _look(connection, user_id, subscription)
+        standing = _look(connection, row)
         if not standing.saved and not standing.elsewhere and standing.others < limit:
-            _upsert(connection, user_id, subscription)
-            standing = _look(connection, user_id, subscription)
-    if standing.saved and not standing.elsewhere and standing.count <= limit:
-        return standing.count
-    return _settle(user_id, subscription, limit)
+            connection.execute(_UPSERT[connection.dialect.name], row)
+            standing = _look(connection, row)
+    if standing.saved and not standing.elsewhere and standing.total <= limit:
+        return standing.total
+    return _settle(row, limit)
 
 
 def remove(user_id: str, endpoint: str) -> int:
     """Forget a user's subscription by its endpoint, if it is there, and return the user's count."""
     with _autocommit() as connection:
-        connection.execute(delete(_table).where(_columns.user_id == user_id, _columns.endpoint == endpoint))
-        return _count(connection, user_id)
+        connection.execute(_REMOVE, {"user_id": user_id, "endpoint": endpoint})
+        return connection.execute(_COUNT, {"user_id": user_id}).scalar_one()
 
 
 def remove_by_id(user_id: str, id: int) -> bool:
     """Forget a user's subscription by its id, and say whether it was there."""
     with _autocommit() as connection:
-        gone = connection.execute(delete(_table).where(_columns.user_id == user_id, _columns.id == id))
-        return gone.rowcount > 0
+        return connection.execute(_REMOVE_BY_ID, {"user_id": user_id, "id": id}).rowcount > 0
 
 
 def list_of(user_id: str) -> Sequence[Row[Any]]:
     """Return a user's subscriptions, oldest first: id, endpoint, created_at, expires_at."""
     with _autocommit() as connection:
-        return connection.execute(
-            select(_columns.id, _columns.endpoint, _columns.created_at, _columns.expires_at)
-            .where(_columns.user_id == user_id)
-            .order_by(_columns.id)
-        ).all()
+        return connection.execute(_LIST, {"user_id": user_id}).all()
 
 
 def prune() -> int:
     """Forget the subscriptions of all users that have expired, and return how many."""
-    expired = (
-        select(_columns.id)
-        .where(_columns.expires_at < datetime.now(UTC))
-        .limit(PRUNE_SLICE)
-        .with_for_update(skip_locked=True)  # its browser may be renewing it just now
-    )
     pruned = 0
     with _autocommit() as connection:
-        while gone := connection.execute(delete(_table).where(_columns.id.in_(expired))).rowcount:
+        while gone := connection.execute(_PRUNE, {"now": datetime.now(UTC)}).rowcount:
             pruned += gone
     return pruned
 
@@ -110,7 +156,10 @@ def prune() -> int:
 def _autocommit() -> Iterator[Connection]:
     # Each statement is its own transaction: no BEGIN and no COMMIT to wait for.
     with engine().connect() as connection:
-        yield connection.execution_options(isolation_level="AUTOCOMMIT")
+        driver_connection = connection.connection.dbapi_connection
+        if driver_connection and not connection.dialect.detect_autocommit_setting(driver_connection):
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+        yield connection
 
 
 @contextmanager
@@ -125,76 +174,29 @@ def _one_at_a_time() -> Iterator[Connection]:
         connection.commit()
 
 
-def _settle(user_id: str, subscription: Subscription, limit: int) -> int:
-    with _one_at_a_time() as connection:
-        _upsert(connection, user_id, subscription)
-        if current_app.config["PUSH_BROWSER_HAS_ONE_USER"]:
-            connection.execute(delete(_table).where(_same_browser_elsewhere(user_id, subscription)))
-        others = and_(_columns.user_id == user_id, _columns.endpoint != subscription.endpoint)
-        kept = (
-            select(_columns.id)
-            .where(others)
-            .order_by(_columns.updated_at.desc(), _columns.id.desc())
-            .limit(limit - 1)
-        )
-        connection.execute(delete(_table).where(others, _columns.id.not_in(kept)))
-        return _count(connection, user_id)
-
-
-def _look(connection: Connection, user_id: str, subscription: Subscription) -> _Standing:
-    this_endpoint = _columns.endpoint == subscription.endpoint
-    this_row = and_(
-        this_endpoint,
-        _columns.keys_p256dh == subscription.p256dh,
-        _columns.keys_auth == subscription.auth,
-        _columns.expires_at.is_not_distinct_from(subscription.expires_at),
-    )
-    query = select(func.count(), func.count(case((this_endpoint, 1))), func.count(case((this_row, 1)))).where(
-        _columns.user_id == user_id
-    )
-    if current_app.config["PUSH_BROWSER_HAS_ONE_USER"]:
-        query = query.add_columns(exists().where(_same_browser_elsewhere(user_id, subscription)))
-    row = connection.execute(query).one()
-    count, of_endpoint, saved = row[:3]
-    return _Standing(count, count - of_endpoint, saved > 0, elsewhere=any(row[3:]))
-
-
-def _same_browser_elsewhere(user_id: str, subscription: Subscription) -> ColumnElement[bool]:
-    return and_(
-        _columns.endpoint == subscription.endpoint,
-        _columns.keys_p256dh == subscription.p256dh,
-        _columns.keys_auth == subscription.auth,
-        _columns.user_id != user_id,
-    )
-
-
-def _upsert(connection: Connection, user_id: str, subscription: Subscription) -> None:
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+def _row(user_id: str, subscription: Subscription) -> dict[str, Any]:
     now = datetime.now(UTC)
-    row = insert(_table).values(
-        user_id=user_id,
-        endpoint=subscription.endpoint,
-        keys_p256dh=subscription.p256dh,
-        keys_auth=subscription.auth,
-        expires_at=subscription.expires_at,
-        created_at=now,
-        updated_at=now,
-    )
-    new = row.excluded
-    connection.execute(
-        row.on_conflict_do_update(
-            index_elements=["user_id", "endpoint"],
-            set_={
-                "keys_p256dh": new.keys_p256dh,
-                "keys_auth": new.keys_auth,
-                "expires_at": new.expires_at,
-                "updated_at": new.updated_at,
-            },
-        )
-    )
+    return {
+        "user_id": user_id,
+        "endpoint": subscription.endpoint,
+        "keys_p256dh": subscription.p256dh,
+        "keys_auth": subscription.auth,
+        "expires_at": subscription.expires_at,
+        "created_at": now,
+        "updated_at": now,
+    }
 
 
-def _count(connection: Connection, user_id: str) -> int:
-    return connection.execute(
-        select(func.count()).select_from(_table).where(_columns.user_id == user_id)
-    ).scalar_one()
+def _look(connection: Connection, row: Mapping[str, Any]) -> _Standing:
+    total, others, saved, elsewhere = connection.execute(_LOOK, row).one()
+    moves = current_app.config["PUSH_BROWSER_HAS_ONE_USER"]
+    return _Standing(total, others, saved > 0, bool(elsewhere) and moves)
+
+
+def _settle(row: Mapping[str, Any], limit: int) -> int:
+    with _one_at_a_time() as connection:
+        connection.execute(_UPSERT[connection.dialect.name], row)
+        if current_app.config["PUSH_BROWSER_HAS_ONE_USER"]:
+            connection.execute(_REMOVE_ELSEWHERE, row)
+        connection.execute(_REMOVE_OLDEST, {**row, "limit": limit - 1})
+        return connection.execute(_COUNT, row).scalar_one()

@@ -1,12 +1,12 @@
 """The `/push` blueprint: who, what, store, answer."""
 
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from flask import Response, current_app, request, send_from_directory
 from flask_smorest import Blueprint as SmorestBlueprint
-from flask_smorest.error_handler import ErrorSchema
 from webargs.flaskparser import abort
 
 from . import errors, subscriptions, vapid
@@ -40,13 +40,9 @@ errors.register(blueprint)
 
 def refusals(*statuses: int) -> Callable[[Handler], Handler]:
     """Document the error answers of a route that asks who is there."""
-
-    def document(handler: Handler) -> Handler:
-        for status in statuses:
-            handler = blueprint.alt_response(status, schema=ErrorSchema)(handler)
-        documented: Handler = blueprint.doc(security=[{"session": []}])(handler)
-        return documented
-
+    document: Callable[[Handler], Handler] = blueprint.doc(
+        security=[{"session": []}], responses={status: HTTPStatus(status).name for status in statuses}
+    )
     return document
 
 
@@ -77,7 +73,7 @@ def limit_caching(response: Response) -> Response:
 
 @blueprint.post("/subscribe")
 @refusals(400, 401, 403, 413, 415, 503)
-@blueprint.arguments(SubscriptionSchema)
+@blueprint.arguments(SubscriptionSchema())
 @blueprint.response(200, SavedSchema)
 def subscribe(subscription: Subscription) -> dict[str, int]:
     """Keep the browser's subscription for the user who is signed in."""
@@ -90,7 +86,7 @@ def subscribe(subscription: Subscription) -> dict[str, int]:
 
 @blueprint.post("/unsubscribe")
 @refusals(400, 401, 403, 413, 415, 503)
-@blueprint.arguments(UnsubscriptionSchema)
+@blueprint.arguments(UnsubscriptionSchema())
 @blueprint.response(200, SavedSchema)
 def unsubscribe(body: dict[str, str]) -> dict[str, int]:
     """Forget the user's subscription with this endpoint."""

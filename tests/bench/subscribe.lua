@@ -1,0 +1,34 @@
+-- The requests that wrk makes: `wrk … -s subscribe.lua URL -- CALLERS RUN`
+-- CALLERS is a file of lines "cookie TAB body". With a RUN other than "repeats", each request brings
+-- an endpoint that was never seen; RUN keeps it apart from those of other runs.
+
+local threads = 0
+
+function setup(thread)
+  thread:set("number", threads)
+  threads = threads + 1
+end
+
+function init(arguments)
+  callers, run, count = {}, arguments[2], 0
+  for line in io.lines(arguments[1]) do
+    local cookie, body = line:match("^(.-)\t(.*)$")
+    local headers = { ["Content-Type"] = "application/json", ["Cookie"] = cookie, ["Sec-Fetch-Site"] = "same-origin" }
+    table.insert(callers, { headers = headers, body = body, request = wrk.format("POST", nil, headers, body) })
+  end
+end
+
+function request()
+  count = count + 1
+  local caller = callers[(count * 2 + number) % #callers + 1]
+  if run == "repeats" then return caller.request end
+  local endpoint = "/new/" .. run .. "/" .. number .. "/" .. count
+  return wrk.format("POST", nil, caller.headers, (caller.body:gsub("/kept/%d+", endpoint)))
+end
+
+function done(summary, latency)
+  local seconds = summary.duration / 1e6
+  local errors = summary.errors
+  io.write(string.format("\nRESULT %f %f %f %d\n", summary.requests / seconds, latency:percentile(50) / 1e3,
+    latency:percentile(99) / 1e3, errors.status + errors.connect + errors.read + errors.write + errors.timeout))
+end
