@@ -10,7 +10,7 @@ from flask import Flask, current_app
 from flask_migrate import Migrate
 from flask_smorest import Api as SmorestApi
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, Table, TypeDecorator, event
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.orm import DeclarativeBase
@@ -49,7 +49,7 @@ def init_database(app: Flask) -> None:
         metadata = app.extensions["sqlalchemy"].metadata
         for table in db.metadata.tables.values():
             if table.key not in metadata.tables:
-                table.to_metadata(metadata)
+                _use_plain_types(table.to_metadata(metadata))
         return
     db.init_app(app)
     migrate.init_app(app, db)
@@ -61,6 +61,13 @@ def engine() -> Engine:
     """Return the engine of the database registered on the current application."""
     database: SQLAlchemy = current_app.extensions["sqlalchemy"]
     return database.engine
+
+
+def _use_plain_types(table: Table) -> None:
+    # `flask db migrate` writes types by their names, and imports none but SQLAlchemy's own.
+    for column in table.columns:
+        if isinstance(column.type, TypeDecorator):
+            column.type = column.type.impl_instance
 
 
 def _prepare(engine: Engine) -> None:
