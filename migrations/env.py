@@ -3,8 +3,10 @@
 from logging.config import fileConfig
 
 from alembic import context
+from alembic.util import CommandError
 from flask import current_app
 from sqlalchemy import NullPool, create_engine
+from sqlalchemy.exc import OperationalError
 
 fileConfig(context.config.config_file_name, disable_existing_loggers=False)
 
@@ -22,7 +24,11 @@ def run_offline() -> None:
 def run_online() -> None:
     """Run on a connection of its own: a migration may take longer than a request may."""
     engine = create_engine(migrate.db.engine.url, poolclass=NullPool)
-    with engine.connect() as connection:
+    try:
+        connection = engine.connect()
+    except OperationalError as error:
+        raise CommandError(f"the database does not answer: {error.orig}") from None
+    with connection:
         context.configure(connection=connection, **options)
         with context.begin_transaction():
             context.run_migrations()

@@ -1,17 +1,37 @@
 """`flask push …` and `flask demo`."""
 
+from typing import Any
+
 import click
 from flask import Flask, current_app
 from flask.cli import AppGroup, with_appcontext
 from flask.sessions import SecureCookieSessionInterface
 from flask_migrate import upgrade
+from sqlalchemy.exc import SQLAlchemyError
 
 from . import demo as demo_site
 from . import subscriptions, vapid
 from .config import ConfigurationError
+from .errors import describe, is_passing
 from .schemas import KeptSubscriptionSchema
 
-push = AppGroup("push", help="Look after Web Push subscriptions.")
+
+class PushGroup(AppGroup):
+    """Says in one line, as HTTP says with 503, that the database cannot be used now."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except SQLAlchemyError as error:
+            if not is_passing(error):
+                raise
+            raise click.ClickException(
+                f"the database does not answer, or has no tables yet (flask db upgrade): {describe(error)}"
+            ) from None
+
+
+push = PushGroup("push", help="Look after Web Push subscriptions.")
 
 
 @push.command()
