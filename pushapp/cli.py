@@ -8,6 +8,7 @@ from flask.cli import AppGroup, with_appcontext
 from flask.sessions import SecureCookieSessionInterface
 from flask_migrate import upgrade
 from sqlalchemy.exc import SQLAlchemyError
+from werkzeug.serving import run_simple
 
 from . import demo as demo_site
 from . import subscriptions, vapid
@@ -95,4 +96,4 @@ def demo(port: int) -> None:
             raise click.ClickException(str(error)) from None
     upgrade()
     click.echo(f"The demo is at http://127.0.0.1:{port}/ (stop it with Ctrl+C)")
-    app.run("127.0.0.1", port, debug=False)
+    run_simple("127.0.0.1", port, app, threaded=True)

@@ -8,8 +8,9 @@ from alembic.script import ScriptDirectory
 from flask import current_app
 from flask_smorest import Blueprint
 from flask_smorest.error_handler import ErrorSchema
+from werkzeug.exceptions import ServiceUnavailable
 
-from .errors import refuse
+from .errors import RETRY_AFTER
 from .extensions import engine
 
 blueprint = Blueprint("health", __name__, description="For load balancers and supervisors")
@@ -30,7 +31,10 @@ def readyz() -> dict[str, Any]:
     with engine().connect() as connection:
         applied = MigrationContext.configure(connection).get_current_heads()
     if set(applied) != _heads(current_app.extensions["migrate"].directory):
-        refuse(503, "The database does not have this version's schema: run `flask --app wsgi db upgrade`.")
+        raise ServiceUnavailable(
+            "The database does not have this version's schema: run `flask --app wsgi db upgrade`.",
+            retry_after=RETRY_AFTER,
+        )
     return {"ok": True}
 
 

@@ -1,0 +1,201 @@
+"""What the README promises: its commands are run as they stand there, its tables are compared with the code."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from pushapp.config import PUSH_DEFAULTS
+
+from .browsers import subscription
+from .conftest import SETTINGS, signed_in
+from .postgresql import free_port
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PROGRAMS = Path(sys.executable).parent
+NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+
+
+def block(language: str, first: str) -> str:
+    """Return the code block that begins with `first`."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    (found,) = [text for text in blocks if text.startswith(first)]
+    return found
+
+
+def get(
+    url: str, body: object = None, context: ssl.SSLContext | None = None, **headers: str
+) -> tuple[int, Any]:
+    data = None if body is None else json.dumps(body).encode()
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"} | names)
+    try:
+        with urllib.request.urlopen(request, timeout=10, context=context) as response:
+            text = response.read()
+            return response.status, json.loads(text) if "json" in response.headers["Content-Type"] else text
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+@contextmanager
+def running(command: list[str], **options: Any) -> Iterator["subprocess.Popen[str]"]:
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.communicate(timeout=30)
+
+
+def wait_for(port: int, process: "subprocess.Popen[str]") -> None:
+    for _ in range(200):
+        assert process.poll() is None, process.stdout and process.stdout.read()
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise TimeoutError(port)
+
+
+def test_the_demo(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "pushapp", tmp_path / "pushapp")
+    shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
+    shutil.copy(ROOT / "wsgi.py", tmp_path)
+    port = free_port()
+    (line,) = [line for line in README.splitlines() if line.endswith("demo") and line.startswith("python3")]
+    command = line.rpartition("&& ")[2]
+    arguments = command.replace(".venv/bin/flask", str(PROGRAMS / "flask")).split()
+    with running([*arguments, "--port", str(port)], cwd=tmp_path, env={"PATH": os.environ["PATH"]}) as demo:
+        wait_for(port, demo)
+        site = f"http://127.0.0.1:{port}"
+        status, page = get(site)
+        assert (status, b"Your devices" in page) == (200, True)
+        assert get(f"{site}/demo/sign-in", {"name": "alice"}) == (200, {"name": "alice"})
+        assert get(f"{site}/readyz")[0] == 200
+        assert get(site, Host="evil.example")[0] == 400
+    assert (tmp_path / "instance" / "pushapp.db").exists()
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx is not on this machine")
+def test_gunicorn_behind_nginx(migrated_postgresql: str, tmp_path: Path) -> None:
+    port, tls = free_port(), free_port()
+    deploy = block("sh", "export DATABASE_URL")
+    gunicorn = deploy.strip().splitlines()[-1].replace("127.0.0.1:8000", f"127.0.0.1:{port}").split()
+    settings = {
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": migrated_postgresql,
+        "SECRET_KEY": str(SETTINGS["SECRET_KEY"]),
+        "FLASK_PUSH_VAPID_PRIVATE_KEY": str(SETTINGS["PUSH_VAPID_PRIVATE_KEY"]),
+    }
+    certificate(tmp_path)
+    site = block("nginx", "upstream pushapp")
+    site = site.replace("127.0.0.1:8000", f"127.0.0.1:{port}").replace(
+        "listen 443", f"listen 127.0.0.1:{tls}"
+    )
+    site = re.sub(r"/etc/ssl/(certs|private)/", f"{tmp_path}/", site)
+    configuration = tmp_path / "nginx.conf"
+    paths = "".join(
+        f"{kind}_temp_path {tmp_path}/{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    configuration.write_text(
+        f"daemon off; pid {tmp_path}/pid; error_log stderr; events {{}}"
+        f" http {{ access_log off; {paths} {site} }}"
+    )
+    command = [str(PROGRAMS / gunicorn[0]), *gunicorn[1:]]
+    with (
+        running(command, cwd=ROOT, env=settings) as application,
+        running([str(NGINX), "-p", str(tmp_path), "-e", "stderr", "-c", str(configuration)]) as proxy,
+    ):
+        wait_for(port, application)
+        wait_for(tls, proxy)
+        cookie = subprocess.run(
+            [PROGRAMS / "flask", "--app", "wsgi", "push", "cookie", "nginx's user"],
+            cwd=ROOT, env=settings, check=True, capture_output=True, text=True,
+        ).stdout.strip()  # fmt: skip
+        context = ssl.create_default_context(cafile=str(tmp_path / "example.com.pem"))
+        context.check_hostname = False
+        url = f"https://127.0.0.1:{tls}"
+        origin = {"Cookie": cookie, "Origin": url}
+        assert get(f"{url}/push/subscribe", subscription(), context, **origin) == (
+            200,
+            {"ok": True, "count": 1},
+        )
+        assert get(f"{url}/push/subscriptions", None, context, **origin)[1]["count"] == 1
+        assert (
+            get(f"{url}/push/subscribe", {}, context, Cookie=cookie, Origin="https://evil.example")[0] == 403
+        )
+        assert get(f"{url}/push/subscribe", {"x": "x" * 20_000}, context, **origin)[0] == 413
+        slow = [socket.create_connection(("127.0.0.1", tls)) for _ in range(40)]  # they never send anything
+        assert get(f"{url}/readyz", None, context)[0] == 200
+        for one in slow:
+            one.close()
+
+
+def certificate(folder: Path) -> None:
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=example.com",
+         "-keyout", folder / "example.com.key", "-out", folder / "example.com.pem"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+
+
+def test_names_every_setting_with_its_default() -> None:
+    table = dict(re.findall(r"^\| `(PUSH_\w+)` \| (.*?) \|", README, re.MULTILINE))
+    assert set(PUSH_DEFAULTS) <= set(table)
+    for name, default in PUSH_DEFAULTS.items():
+        if default is not None:
+            assert table[name].strip("`") == json.dumps(default).strip('"')
+
+
+def test_names_every_route(app: Flask) -> None:
+    table = set(re.findall(r"`((?:GET|POST|DELETE) /[^` ]*)`", README))
+    routes = {
+        f"{method} {re.sub('<.*>', '<id>', rule.rule)}"
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert table == routes
+
+
+def test_names_every_command(app: Flask) -> None:
+    push = app.cli.commands["push"]
+    commands = {f"push {name}" for name in push.commands} | {"demo"}  # type: ignore[attr-defined]
+    assert commands <= set(re.findall(r"^\| `flask --app wsgi ((?:push )?[\w-]+)", README, re.MULTILINE))
+
+
+def test_names_every_room() -> None:
+    table = set(re.findall(r"^\| `(?:pushapp/)(\w+\.py)` \|", README, re.MULTILINE))
+    assert table == {path.name for path in (ROOT / "pushapp").glob("*.py")}
+
+
+def test_its_request_is_answered(app: Flask) -> None:
+    body = json.loads(block("sh", "curl").partition("--json '")[2].rpartition("'")[0])
+    assert signed_in(app, "alice").post("/push/subscribe", json=body).json == {"ok": True, "count": 1}
