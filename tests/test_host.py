@@ -139,3 +139,17 @@ def test_what_the_host_has_not_committed_stays_uncommitted(tmp_path: Path, serve
         assert len(subscriptions.list_of("99")) == 1
         host.db.session.remove()
         host.db.engine.dispose()
+
+
+def test_a_host_without_a_database_of_its_own_gets_pushapps(tmp_path: Path) -> None:
+    app = Flask("plain", instance_path=str(tmp_path))
+    app.config.update(SECRET_KEY="x", SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path}/plain.db")
+    pushapp.init_app(app)
+    with app.app_context():
+        upgrade()
+    client = app.test_client()
+    with client.session_transaction() as session:
+        session["user_id"] = "alice"
+    assert client.post("/push/subscribe", json=subscription()).json == {"ok": True, "count": 1}
+    with app.app_context():
+        pushapp.extensions.db.engine.dispose()
