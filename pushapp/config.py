@@ -16,12 +16,14 @@ from .push_services import parse_origin
 
 PUSH_DEFAULTS: Mapping[str, Any] = {
     "PUSH_ALLOWED_ORIGINS": [],
+    "PUSH_API_TOKENS": [],
     "PUSH_BROWSER_HAS_ONE_USER": True,
     "PUSH_DEMO": False,
     "PUSH_MAX_SUBSCRIPTIONS_PER_USER": 100,
     "PUSH_SESSION_USER_KEY": "user_id",
     "PUSH_TRUSTED_PUSH_SERVICES": [],
     "PUSH_VAPID_PRIVATE_KEY": None,
+    "PUSH_VAPID_SUBJECT": None,
 }
 
 SITE_DEFAULTS: Mapping[str, Any] = {
@@ -80,6 +82,11 @@ def load_push(app: Flask) -> None:
         app.config[name] = _boolean(name, app.config[name])
     for name in ("PUSH_ALLOWED_ORIGINS", "PUSH_TRUSTED_PUSH_SERVICES"):
         app.config[name] = _origins(name, app.config[name])
+    tokens = app.config["PUSH_API_TOKENS"]
+    if not isinstance(tokens, list | tuple) or not all(isinstance(one, str) and one for one in tokens):
+        raise ConfigurationError(
+            """PUSH_API_TOKENS must be a list of tokens, such as '["a long random text"]'"""
+        )
     limit = app.config["PUSH_MAX_SUBSCRIPTIONS_PER_USER"]
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         raise ConfigurationError("PUSH_MAX_SUBSCRIPTIONS_PER_USER must be a whole number of at least 1")

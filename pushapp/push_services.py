@@ -81,7 +81,7 @@ def check_endpoint(endpoint: str, trusted: Collection[str] = ()) -> None:
         return
     if origin.scheme != "https":
         raise ValueError("Must be an https URL.")
-    if not _is_public_host(origin.host):
+    if not is_public_host(origin.host):
         raise ValueError("Must have a public host.")
 
 
@@ -100,7 +100,8 @@ def is_public_address(address: IPv4Address | IPv6Address) -> bool:
     return address in _GLOBAL_UNICAST and address.is_global
 
 
-def _is_public_host(host: str) -> bool:
+def is_public_host(host: str) -> bool:
+    """Say whether a host is a public name, or a literal address that is public."""
     if host.startswith("["):
         return "%" not in host and _is_public_literal(host[1:-1], IPv6Address)
     name = host.removesuffix(".")

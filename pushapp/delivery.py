@@ -1,0 +1,291 @@
+"""Encrypt, POST, judge the answer (RFC 8291, RFC 8030). Knows nothing of Flask or the queue."""
+
+import asyncio
+import logging
+import os
+import re
+import socket
+import time
+from base64 import urlsafe_b64decode
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from ipaddress import ip_address
+from typing import Protocol, Self
+
+import aiohttp
+import http_ece
+from aiohttp.abc import AbstractResolver, ResolveResult
+from cryptography.hazmat.primitives.asymmetric import ec
+from yarl import URL
+
+from .messages import Urgency
+from .push_services import Origin, check_endpoint, is_public_address, origin_of
+
+CONNECT_TIMEOUT = 5  # seconds
+TOTAL_TIMEOUT = 15  # seconds, for one message
+MAX_CONNECTIONS = 256
+MAX_CONNECTIONS_PER_ORIGIN = 64
+MAX_ANSWER = 64 * 1024  # bytes read of an answer
+MAX_RETRY_AFTER = 60 * 60  # seconds: what a push service asks for beyond this is a mistake
+FAILURES_BEFORE_PAUSE = 10  # in a row; then an origin is left alone for as many seconds as it failed times
+MAX_PAUSE = 300  # seconds
+SECONDS_BETWEEN_LOG_LINES = 60  # about one origin
+
+OUR_OWN_FAULTS = "PUSH_VAPID_PRIVATE_KEY, PUSH_VAPID_SUBJECT and the clock"
+
+logger = logging.getLogger(__name__)
+
+
+class Recipient(Protocol):
+    """What delivery needs to know of a subscription."""
+
+    @property
+    def id(self) -> int: ...  # noqa: D102
+    @property
+    def endpoint(self) -> str: ...  # noqa: D102
+    @property
+    def keys_p256dh(self) -> str: ...  # noqa: D102
+    @property
+    def keys_auth(self) -> str: ...  # noqa: D102
+
+
+class Result(StrEnum):
+    """What became of a push."""
+
+    SENT = "sent"
+    GONE = "gone"
+    AGAIN = "again"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a push, and what follows from it."""
+
+    result: Result
+    retry_after: float | None = None  # seconds that the push service asks for
+    blames_subscription: bool = False  # it failed because of the subscription, not because of us
+
+
+SENT = Outcome(Result.SENT)
+GONE = Outcome(Result.GONE)
+AGAIN = Outcome(Result.AGAIN)
+
+# How push services say that a subscription was made with another key: Apple, FCM, Mozilla.
+_OTHER_KEY = re.compile(
+    rb"VapidPkHashMismatch|do not correspond to the credentials|public key mismatch", re.IGNORECASE
+)
+
+
+def judge(status: int, retry_after: str | None = None, answer: bytes = b"") -> Outcome:
+    """Say what became of a push from the push service's answer (RFC 8030, sections 5 and 7)."""
+    if 200 <= status < 300:
+        return SENT
+    if status in (404, 410):
+        return GONE
+    if status == 429 or status >= 500:
+        return Outcome(Result.AGAIN, parse_retry_after(retry_after))
+    # 401 and 403 speak of our key, our subject or our clock, unless they speak of another key.
+    ours = status in (401, 403) and not _OTHER_KEY.search(answer)
+    return Outcome(Result.FAILED, blames_subscription=not ours)
+
+
+def parse_retry_after(text: str | None) -> float | None:
+    """Return the seconds that a Retry-After asks for, from 0 to an hour; None for what is none."""
+    if text is None:
+        return None
+    if re.fullmatch(r"[0-9]{1,9}", text.strip(), re.ASCII):
+        seconds = float(text)
+    else:
+        try:
+            moment = parsedate_to_datetime(text)
+        except (ValueError, TypeError, IndexError, OverflowError):
+            return None
+        seconds = (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
+
+
+def encrypt(payload: bytes, p256dh: str, auth: str) -> bytes:
+    """Return a payload encrypted for one subscription (RFC 8291, section 3), in one record.
+
+    The key pair and the salt are fresh each time.
+    """
+    body: bytes = http_ece.encrypt(
+        payload,
+        salt=os.urandom(16),
+        private_key=ec.generate_private_key(ec.SECP256R1()),
+        dh=_decode(p256dh),
+        auth_secret=_decode(auth),
+        version="aes128gcm",
+    )
+    return body
+
+
+def _decode(text: str) -> bytes:
+    return urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+class PublicResolver(AbstractResolver):
+    """Finds the addresses of push services, and refuses those that are not public.
+
+    The name was checked when the subscription was stored; what it points to now is checked here, on
+    the very address that is dialled.
+    """
+
+    def __init__(self, trusted: Collection[tuple[str, int]], resolver: AbstractResolver | None = None):
+        self._trusted = trusted
+        self._resolver = resolver or aiohttp.ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return a host's public addresses; raises OSError when there is none."""
+        found = await self._resolver.resolve(host, port, family)
+        if (host, port) in self._trusted:
+            return found
+        public = [one for one in found if is_public_address(ip_address(one["host"].partition("%")[0]))]
+        if not public:
+            raise OSError("the push service's name leads to no public address")
+        return public
+
+    async def close(self) -> None:
+        """Let go of what finds the addresses."""
+        await self._resolver.close()
+
+
+class Delivery:
+    """Keeps connections to push services, and delivers messages over them.
+
+    `authorization` returns the Authorization header for an origin; `trusted` are origins that may be
+    anywhere; `resolver` finds addresses in place of the system's.
+    """
+
+    def __init__(
+        self,
+        authorization: Callable[[str], str],
+        trusted: Collection[str] = (),
+        *,
+        resolver: AbstractResolver | None = None,
+    ):
+        self._authorization = authorization
+        self._trusted = trusted
+        self._origins: dict[str, Origin] = {}  # those that are agreed to, by scheme and authority
+        self._failures: Counter[str] = Counter()  # in a row, by origin
+        self._paused_until: dict[str, float] = {}  # by origin, on the monotonic clock
+        self._silent_until: dict[str, float] = {}  # no further line about this origin in the log
+        places = {(origin.host.strip("[]"), origin.port) for origin in map(origin_of, trusted)}
+        self._resolver = PublicResolver(places, resolver)
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(
+            resolver=self._resolver,
+            limit=MAX_CONNECTIONS,
+            limit_per_host=MAX_CONNECTIONS_PER_ORIGIN,
+            keepalive_timeout=60,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=TOTAL_TIMEOUT, sock_connect=CONNECT_TIMEOUT),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
+        )
+        return self
+
+    async def __aexit__(self, *_exception: object) -> None:
+        await self._session.close()
+        await self._resolver.close()
+
+    async def deliver(
+        self,
+        recipients: Sequence[Recipient],
+        payload: bytes,
+        *,
+        ttl: int,
+        urgency: Urgency,
+        topic: str | None,
+    ) -> list[Outcome]:
+        """Send a payload to each recipient, all at once, and return what became of each, in order.
+
+        `ttl` is in seconds.
+        """
+        headers = {
+            "TTL": str(ttl),
+            "Urgency": urgency.value,
+            "Content-Encoding": "aes128gcm",
+            "Content-Type": "application/octet-stream",
+        }
+        if topic is not None:
+            headers["Topic"] = topic
+        return await asyncio.gather(*(self._deliver(one, payload, headers) for one in recipients))
+
+    async def _deliver(self, recipient: Recipient, payload: bytes, headers: dict[str, str]) -> Outcome:
+        try:
+            origin = self._agreed_origin(recipient.endpoint)
+        except ValueError:
+            return Outcome(Result.FAILED, blames_subscription=True)
+        name = str(origin)
+        pause = self._paused_until.get(name, 0) - time.monotonic()
+        if pause > 0:
+            return Outcome(Result.AGAIN, pause)
+        headers = {**headers, "Authorization": self._authorization(name)}
+        if origin.host.endswith(".notify.windows.com"):
+            headers["X-WNS-Cache-Policy"] = "no-cache" if headers["TTL"] == "0" else "cache"
+        try:
+            body = encrypt(payload, recipient.keys_p256dh, recipient.keys_auth)
+            outcome, status = await self._post(recipient.endpoint, body, headers)
+        except ValueError:  # no key, or no URL after all
+            return Outcome(Result.FAILED, blames_subscription=True)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            # A name that leads inside is refused here too, and may lead outside again later.
+            self._log(logging.WARNING, name, "cannot be reached: %s", type(error).__name__)
+            outcome, status = AGAIN, 0
+        self._remember(name, outcome)
+        if outcome.result is Result.FAILED:
+            if outcome.blames_subscription:
+                self._log(logging.WARNING, name, "refused subscription %d (%d)", recipient.id, status)
+            else:
+                self._log(logging.ERROR, name, "refuses us (%d): check %s", status, OUR_OWN_FAULTS)
+        return outcome
+
+    def _remember(self, origin: str, outcome: Outcome) -> None:
+        # One push service that is away or overrun must not hold up the others.
+        if outcome.result is not Result.AGAIN:
+            self._failures[origin] = 0
+            return
+        self._failures[origin] += 1
+        if (failures := self._failures[origin]) >= FAILURES_BEFORE_PAUSE:
+            seconds = min(max(failures, outcome.retry_after or 0), MAX_PAUSE)
+            self._paused_until[origin] = time.monotonic() + seconds
+
+    def _agreed_origin(self, endpoint: str) -> Origin:
+        authority = endpoint.split("/", 3)[:3]
+        key = "/".join(authority)
+        origin = self._origins.get(key)
+        if origin is None:
+            check_endpoint(endpoint, self._trusted)
+            origin = self._origins[key] = origin_of(endpoint)
+        return origin
+
+    async def _post(self, endpoint: str, body: bytes, headers: dict[str, str]) -> tuple[Outcome, int]:
+        url = URL(endpoint, encoded=True)  # exactly as the push service gave it
+        async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+            answer = b""
+            while len(answer) < MAX_ANSWER and (
+                piece := await response.content.read(MAX_ANSWER - len(answer))
+            ):
+                answer += piece
+            if not response.content.at_eof():
+                response.close()  # the rest would have to be read before the connection is used again
+            return judge(response.status, response.headers.get("Retry-After"), answer), response.status
+
+    def _log(self, level: int, origin: str, text: str, *values: object) -> None:
+        # A fan-out meets the same trouble thousands of times: one line a minute says it.
+        now = time.monotonic()
+        if self._silent_until.get(origin, 0) <= now:
+            self._silent_until[origin] = now + SECONDS_BETWEEN_LOG_LINES
+            logger.log(level, f"%s {text}", origin, *values)
