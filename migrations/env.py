@@ -11,7 +11,14 @@ from sqlalchemy.exc import OperationalError
 fileConfig(context.config.config_file_name, disable_existing_loggers=False)
 
 migrate = current_app.extensions["migrate"]
-options = {"target_metadata": migrate.db.metadata, **migrate.configure_args}
+
+
+def is_ours(_object: object, name: str | None, kind: str, *_more: object) -> bool:
+    """Leave the queue's own tables out of the comparison with the models."""
+    return kind != "table" or not str(name).startswith("procrastinate_")
+
+
+options = {"include_object": is_ours, "target_metadata": migrate.db.metadata, **migrate.configure_args}
 
 
 def run_offline() -> None:

@@ -1,4 +1,4 @@
-"""Keeps the Web Push subscriptions of a Flask site's users."""
+"""Keeps the Web Push subscriptions of a Flask site's users, and sends to them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,8 +9,19 @@ from flask_cors import CORS
 from . import cli, config, demo, errors, health, vapid, views
 from .config import ConfigurationError
 from .extensions import api, engine, init_database
+from .jobs import EVERYONE, send
+from .messages import Message, MessageError, Urgency
 
-__all__ = ["ConfigurationError", "create_app", "init_app"]
+__all__ = [
+    "EVERYONE",
+    "ConfigurationError",
+    "Message",
+    "MessageError",
+    "Urgency",
+    "create_app",
+    "init_app",
+    "send",
+]
 
 
 def create_app(settings: Mapping[str, Any] | None = None, *, instance_path: str | None = None) -> Flask:
@@ -43,6 +54,7 @@ def init_app(app: Flask) -> None:
     api.spec.components.security_scheme(
         "session", {"type": "apiKey", "in": "cookie", "name": app.config["SESSION_COOKIE_NAME"]}
     )
+    api.spec.components.security_scheme("token", {"type": "http", "scheme": "bearer"})
     api.register_blueprint(views.blueprint)
     app.cli.add_command(cli.push)
     if origins := app.config["PUSH_ALLOWED_ORIGINS"]:

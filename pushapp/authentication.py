@@ -1,9 +1,12 @@
-"""Who is asking (session cookie → user id), and is the request from our own site."""
+"""Who is asking (session cookie → user id, or a service's token), and is the request from our own site."""
 
+import hmac
 import re
 from urllib.parse import urlsplit
 
 from flask import current_app, request, session
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import Unauthorized
 
 from .errors import refuse
 from .models import MAX_USER_ID_LENGTH
@@ -18,6 +21,18 @@ def require_user() -> str:
     if user_id is None:
         refuse(401, "Sign in first: no valid session cookie came with the request.")
     return user_id
+
+
+def require_token() -> None:
+    """End the request with 401 unless it carries one of PUSH_API_TOKENS as its bearer token (RFC 6750)."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    given = token.strip().encode()
+    # All are compared, and each in constant time, so that the time taken tells nothing.
+    known = [hmac.compare_digest(given, one.encode()) for one in current_app.config["PUSH_API_TOKENS"]]
+    if scheme.lower() != "bearer" or not any(known):
+        raise Unauthorized(
+            "Give one of PUSH_API_TOKENS: Authorization: Bearer …", www_authenticate=WWWAuthenticate("bearer")
+        )
 
 
 def require_own_site() -> None:

@@ -1,5 +1,8 @@
 """`flask push …` and `flask demo`."""
 
+import asyncio
+import logging
+import sys
 from typing import Any
 
 import click
@@ -7,13 +10,18 @@ from flask import Flask, current_app
 from flask.cli import AppGroup, with_appcontext
 from flask.sessions import SecureCookieSessionInterface
 from flask_migrate import upgrade
+from procrastinate.exceptions import ConnectorException
+from psycopg import OperationalError
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.serving import run_simple
 
 from . import demo as demo_site
-from . import subscriptions, vapid
+from . import jobs, outbox, subscriptions, vapid
 from .config import ConfigurationError
 from .errors import describe, is_passing
+from .extensions import engine
+from .jobs import EVERYONE
+from .messages import DEFAULT_TTL, Message, MessageError, Urgency
 from .schemas import KeptSubscriptionSchema
 
 
@@ -75,8 +83,73 @@ def vapid_keys() -> None:
 
 @push.command()
 def prune() -> None:
-    """Forget the subscriptions that have expired."""
+    """Forget expired subscriptions, and messages that were finished a month ago.
+
+    A worker does it every night.
+    """
     click.echo(f"Forgot {subscriptions.prune()} expired subscriptions.")
+    click.echo(f"Forgot {outbox.prune()} old messages.")
+
+
+@push.command("send")
+@click.argument("user", required=False)
+@click.option("--everyone", is_flag=True, help="Send to all users instead of USER.")
+@click.option("--title", required=True, help="The notification's first line.")
+@click.option("--body", help="Its text.")
+@click.option("--navigate", help="Where a click leads: a path, or an http or https URL.")
+@click.option("--icon", help="The picture beside it, a path or URL.")
+@click.option("--tag", help="Replaces the notification that shows the same tag.")
+@click.option("--ttl", type=int, default=DEFAULT_TTL, show_default=True, help="Seconds it is worth having.")
+@click.option("--urgency", type=click.Choice(list(Urgency)), default=Urgency.NORMAL, show_default=True)
+@click.option("--topic", help="Replaces the undelivered message with the same topic.")
+def send_command(user: str | None, everyone: bool, **members: Any) -> None:
+    """Send a message to USER, or to everyone.
+
+    With PostgreSQL it is queued for `flask push worker`; on SQLite it is sent before this returns.
+    """
+    if everyone == bool(user):
+        raise click.UsageError("Name a USER, or say --everyone.")
+    try:
+        message = Message(**members)
+    except MessageError as error:
+        raise click.UsageError(str(error)) from None
+    with click.progressbar(length=1, label="Sending", file=sys.stderr) as bar:
+
+        def show(done: int, of: int) -> None:
+            bar.length = of
+            bar.update(done)
+
+        to = EVERYONE if user is None else user
+        status = outbox.status(jobs.send(message, to=to, on_progress=show))
+    queued = status.recipients - status.sent - status.gone - status.failed
+    counts = f"{status.sent} sent, {status.gone} gone, {status.failed} failed, {queued} queued"
+    click.echo(f"Message {status.id}: {counts}.")
+
+
+@push.command()
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1),
+    default=jobs.DEFAULT_CONCURRENCY,
+    show_default=True,
+    help="Slices of up to 250 subscriptions that are sent at the same time.",
+)
+@click.option("--drain", is_flag=True, help="Stop when nothing is due.")
+def worker(concurrency: int, drain: bool) -> None:
+    """Deliver what is queued.
+
+    Run as many as you like, on as many machines. SIGTERM and Ctrl+C let what is in flight finish;
+    what a killed worker had in hand is taken up by another within half a minute.
+    """
+    if engine().dialect.name != "postgresql":
+        raise click.ClickException("the queue needs PostgreSQL: on SQLite, messages are sent by their sender")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("pushapp").setLevel(logging.INFO)
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    try:
+        asyncio.run(jobs.work(app, concurrency=concurrency, drain=drain))
+    except (ConnectorException, OperationalError) as error:
+        raise click.ClickException(f"the database does not answer: {type(error).__name__}") from None
 
 
 @click.command()

@@ -1,7 +1,8 @@
 """The Flask extensions: `db`, `migrate`, `api`, and how a database connection behaves."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from flask import Flask, current_app
 from flask_migrate import Migrate
 from flask_smorest import Api as SmorestApi
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Engine, Table, TypeDecorator, event
+from sqlalchemy import Connection, Engine, Table, TypeDecorator, event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.orm import DeclarativeBase
@@ -30,6 +32,8 @@ class Api(SmorestApi):  # type: ignore[misc]  # flask-smorest ships no types
     def _register_error_handlers(self) -> None:
         pass
 
+
+INSERTS: Mapping[str, Callable[..., Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 db = SQLAlchemy(model_class=Base)
 migrate = Migrate(directory=str(MIGRATIONS), render_as_batch=True)
@@ -61,6 +65,26 @@ def engine() -> Engine:
     """Return the engine of the database registered on the current application."""
     database: SQLAlchemy = current_app.extensions["sqlalchemy"]
     return database.engine
+
+
+@contextmanager
+def autocommit() -> Iterator[Connection]:
+    """Yield a connection where each statement is its own transaction: no BEGIN, no COMMIT to wait for."""
+    with engine().connect() as connection:
+        driver_connection = connection.connection.dbapi_connection
+        if driver_connection and not connection.dialect.detect_autocommit_setting(driver_connection):
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+        yield connection
+
+
+@contextmanager
+def transaction() -> Iterator[Connection]:
+    """Yield a connection in one transaction, which is committed at the end."""
+    with engine().connect() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execution_options(isolation_level="READ COMMITTED")
+        yield connection
+        connection.commit()
 
 
 def _use_plain_types(table: Table) -> None:

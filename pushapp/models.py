@@ -1,15 +1,19 @@
-"""`PushSubscription`: one browser of one user."""
+"""The tables: subscriptions, and the messages on their way to them."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     DateTime,
     Dialect,
+    ForeignKey,
     Identity,
     Index,
     Integer,
     String,
+    Text,
     UniqueConstraint,
     func,
     text,
@@ -40,14 +44,16 @@ class UTCDateTime(TypeDecorator[datetime]):
         return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
+def _identity() -> Mapped[int]:
+    return mapped_column(BigInteger().with_variant(Integer, "sqlite"), Identity(), primary_key=True)
+
+
 class PushSubscription(db.Model):  # type: ignore[misc,name-defined]  # Flask-SQLAlchemy makes it at run time
     """One browser of one user: where its push service takes messages, and the keys to encrypt them with."""
 
     __tablename__ = "push_subscriptions"
 
-    id: Mapped[int] = mapped_column(
-        BigInteger().with_variant(Integer, "sqlite"), Identity(), primary_key=True
-    )
+    id: Mapped[int] = _identity()
     user_id: Mapped[str] = mapped_column(String(MAX_USER_ID_LENGTH))
     endpoint: Mapped[str] = mapped_column(String(2048))
     keys_p256dh: Mapped[str] = mapped_column(String(88))
@@ -70,3 +76,60 @@ class PushSubscription(db.Model):  # type: ignore[misc,name-defined]  # Flask-SQ
         # An id that is gone never comes back for another browser.
         {"sqlite_autoincrement": True},
     )
+
+
+class PushFailure(db.Model):  # type: ignore[misc,name-defined]
+    """How often a subscription has failed since its last success, and since when."""
+
+    __tablename__ = "push_failures"
+
+    subscription_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    failures: Mapped[int] = mapped_column(Integer)
+    since: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class PushMessage(db.Model):  # type: ignore[misc,name-defined]
+    """A message to one user, or to everyone."""
+
+    __tablename__ = "push_messages"
+
+    id: Mapped[int] = _identity()
+    user_id: Mapped[str | None] = mapped_column(String(MAX_USER_ID_LENGTH))  # none: everyone
+    message: Mapped[dict[str, Any]] = mapped_column(JSON)
+    recipients: Mapped[int] = mapped_column(BigInteger)
+    idempotency_key: Mapped[str | None] = mapped_column(String(255), unique=True)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=func.now())
+
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+
+class PushSlice(db.Model):  # type: ignore[misc,name-defined]
+    """Subscriptions that a message has still to be sent to, together. Gone when that is done."""
+
+    __tablename__ = "push_slices"
+
+    id: Mapped[int] = _identity()
+    message_id: Mapped[int] = mapped_column(ForeignKey("push_messages.id", ondelete="CASCADE"), index=True)
+    first_id: Mapped[int] = mapped_column(BigInteger)
+    last_id: Mapped[int] = mapped_column(BigInteger)
+    subscription_ids: Mapped[list[int] | None] = mapped_column(
+        JSON(none_as_null=True)
+    )  # none: the whole range
+    size: Mapped[int] = mapped_column(Integer)
+    attempts: Mapped[int] = mapped_column(Integer, server_default="0")
+    due_at: Mapped[datetime] = mapped_column(UTCDateTime, index=True)
+
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+
+class PushOutcome(db.Model):  # type: ignore[misc,name-defined]
+    """How many of a message's pushes ended in which way at which push service."""
+
+    __tablename__ = "push_outcomes"
+
+    message_id: Mapped[int] = mapped_column(
+        ForeignKey("push_messages.id", ondelete="CASCADE"), primary_key=True
+    )
+    push_service: Mapped[str] = mapped_column(Text, primary_key=True)
+    outcome: Mapped[str] = mapped_column(String(8), primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger)

@@ -1,4 +1,4 @@
-"""The JSON that browsers send and that we answer."""
+"""The JSON that browsers and services send, and that we answer."""
 
 import base64
 import binascii
@@ -8,8 +8,11 @@ from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from flask import current_app
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate, validates_schema
 
+from .jobs import EVERYONE, Everyone
+from .messages import Message, MessageError, Urgency
+from .models import MAX_USER_ID_LENGTH
 from .push_services import MAX_ENDPOINT_LENGTH, check_endpoint
 from .subscriptions import Subscription
 
@@ -120,6 +123,86 @@ class UnsubscriptionSchema(_Body):
             validate.Regexp(r"[!-~]*\Z", error="Must be printable ASCII."),
         ],
     )
+
+
+class ActionSchema(_Body):
+    """A button of a notification."""
+
+    action = fields.String(required=True)
+    title = fields.String(required=True)
+    navigate = fields.String()
+    icon = fields.String()
+
+
+class NotificationSchema(_Body):
+    """What a message shows (Declarative Web Push)."""
+
+    title = fields.String(required=True)
+    body = fields.String()
+    navigate = fields.String(metadata={"description": "a path, or an http or https URL"})
+    icon = fields.String()
+    tag = fields.String()
+    actions = fields.List(fields.Nested(ActionSchema))
+    data = fields.Raw(metadata={"description": "any JSON"})
+
+
+class ToSchema(_Body):
+    """Whom a message is for: one of the two."""
+
+    user_id = fields.String(validate=validate.Length(1, MAX_USER_ID_LENGTH))
+    everyone = fields.Boolean(truthy={True}, falsy=set(), metadata={"enum": [True]})
+
+    @validates_schema
+    def require_one(self, data: dict[str, Any], **_more: Any) -> None:
+        """Refuse a message to nobody, and one to a user and everyone."""
+        if len(data) != 1:
+            raise ValidationError("Must have either user_id or everyone.")
+
+
+class MessageSchema(_Body):
+    """A message, and whom it is for."""
+
+    to = fields.Nested(ToSchema, required=True)
+    notification = fields.Nested(NotificationSchema, required=True)
+    ttl = fields.Integer(strict=True, validate=validate.Range(0, 2**31), metadata={"description": "seconds"})
+    urgency = fields.String(validate=validate.OneOf(list(Urgency)))
+    topic = fields.String(metadata={"description": "at most 32 characters of base64url"})
+
+    @post_load
+    def make(self, data: dict[str, Any], **_more: Any) -> tuple[Message, str | Everyone]:
+        """Return the message, and whom it is for."""
+        options = {name: data[name] for name in ("ttl", "urgency", "topic") if name in data}
+        try:
+            message = Message(**data["notification"], **options)
+        except MessageError as error:
+            inside = {error.member: [error.text]}
+            top_level = error.member in options or error.member == "notification"
+            raise ValidationError(inside if top_level else {"notification": inside}) from None
+        return message, data["to"].get("user_id", EVERYONE)
+
+
+class IdempotencyKeySchema(_Body):
+    """A repeated request with the same key sends nothing twice."""
+
+    idempotency_key = fields.String(
+        data_key="Idempotency-Key", validate=validate.Regexp(r"[ -~]{1,255}\Z"), load_default=None
+    )
+
+
+class QueuedSchema(Schema):
+    """The answer to a message."""
+
+    id = fields.Integer(required=True)
+
+
+class StatusSchema(QueuedSchema):
+    """How far a message has got."""
+
+    state = fields.String(required=True, validate=validate.OneOf(["queued", "sending", "done"]))
+    recipients = fields.Integer(required=True)
+    sent = fields.Integer(required=True)
+    gone = fields.Integer(required=True)
+    failed = fields.Integer(required=True)
 
 
 class SavedSchema(Schema):

@@ -1,16 +1,14 @@
 """Every query on the table: save, remove, list, count, prune. The owner's id stands in every WHERE."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from flask import current_app
 from sqlalchemy import Connection, Executable, Row, and_, bindparam, delete, exists, func, not_, select
-from sqlalchemy.dialects import postgresql, sqlite
 
-from .extensions import engine
+from .extensions import INSERTS, autocommit, transaction
 from .models import PushSubscription
 
 MAX_INDEXED_BYTES = 2_680  # of a user id and an endpoint together: PostgreSQL's index rows end at 2,704
@@ -81,15 +79,15 @@ _PRUNE = delete(_table).where(
 )
 
 
-def _upsert(dialect: Any) -> Executable:
-    row = dialect.insert(_table)
+def _upsert(insert: Callable[..., Any]) -> Executable:
+    row = insert(_table)
     renewed = ("keys_p256dh", "keys_auth", "expires_at", "updated_at")
     updates = {name: row.excluded[name] for name in renewed}
     statement: Executable = row.on_conflict_do_update(index_elements=["user_id", "endpoint"], set_=updates)
     return statement
 
 
-_UPSERT = {"postgresql": _upsert(postgresql), "sqlite": _upsert(sqlite)}
+_UPSERT = {dialect: _upsert(insert) for dialect, insert in INSERTS.items()}
 
 
 class _Standing(NamedTuple):
@@ -114,7 +112,7 @@ def save(user_id: str, subscription: Subscription) -> int:
         raise EndpointTooLongError
     limit = current_app.config["PUSH_MAX_SUBSCRIPTIONS_PER_USER"]
     row = _row(user_id, subscription)
-    with _autocommit() as connection:
+    with autocommit() as connection:
         standing = _look(connection, row)
         if not standing.saved and not standing.elsewhere and standing.others < limit:
             connection.execute(_UPSERT[connection.dialect.name], row)
@@ -126,52 +124,30 @@ def save(user_id: str, subscription: Subscription) -> int:
 
 def remove(user_id: str, endpoint: str) -> int:
     """Forget a user's subscription by its endpoint, if it is there, and return the user's count."""
-    with _autocommit() as connection:
+    with autocommit() as connection:
         connection.execute(_REMOVE, {"user_id": user_id, "endpoint": endpoint})
         return connection.execute(_COUNT, {"user_id": user_id}).scalar_one()
 
 
 def remove_by_id(user_id: str, id: int) -> bool:
     """Forget a user's subscription by its id, and say whether it was there."""
-    with _autocommit() as connection:
+    with autocommit() as connection:
         return connection.execute(_REMOVE_BY_ID, {"user_id": user_id, "id": id}).rowcount > 0
 
 
 def list_of(user_id: str) -> Sequence[Row[Any]]:
     """Return a user's subscriptions, oldest first: id, endpoint, created_at, expires_at."""
-    with _autocommit() as connection:
+    with autocommit() as connection:
         return connection.execute(_LIST, {"user_id": user_id}).all()
 
 
 def prune() -> int:
     """Forget the subscriptions of all users that have expired, and return how many."""
     pruned = 0
-    with _autocommit() as connection:
+    with autocommit() as connection:
         while gone := connection.execute(_PRUNE, {"now": datetime.now(UTC)}).rowcount:
             pruned += gone
     return pruned
-
-
-@contextmanager
-def _autocommit() -> Iterator[Connection]:
-    # Each statement is its own transaction: no BEGIN and no COMMIT to wait for.
-    with engine().connect() as connection:
-        driver_connection = connection.connection.dbapi_connection
-        if driver_connection and not connection.dialect.detect_autocommit_setting(driver_connection):
-            connection.execution_options(isolation_level="AUTOCOMMIT")
-        yield connection
-
-
-@contextmanager
-def _one_at_a_time() -> Iterator[Connection]:
-    # Several rows, some of other users, in one transaction: one at a time, or two could wait for each
-    # other. On SQLite the first write takes the lock of the whole file.
-    with engine().connect() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execution_options(isolation_level="READ COMMITTED")
-            connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
-        yield connection
-        connection.commit()
 
 
 def _row(user_id: str, subscription: Subscription) -> dict[str, Any]:
@@ -194,7 +170,11 @@ def _look(connection: Connection, row: Mapping[str, Any]) -> _Standing:
 
 
 def _settle(row: Mapping[str, Any], limit: int) -> int:
-    with _one_at_a_time() as connection:
+    with transaction() as connection:
+        # Several rows, some of other users: one at a time, or two could wait for each other. On SQLite
+        # the first write takes the lock of the whole file.
+        if connection.dialect.name == "postgresql":
+            connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
         connection.execute(_UPSERT[connection.dialect.name], row)
         if current_app.config["PUSH_BROWSER_HAS_ONE_USER"]:
             connection.execute(_REMOVE_ELSEWHERE, row)

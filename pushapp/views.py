@@ -1,6 +1,5 @@
 """The `/push` blueprint: who, what, store, answer."""
 
-from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,20 @@ from flask import Response, current_app, request, send_from_directory
 from flask_smorest import Blueprint as SmorestBlueprint
 from webargs.flaskparser import abort
 
-from . import errors, subscriptions, vapid
-from .authentication import require_own_site, require_user
+from . import errors, jobs, outbox, subscriptions, vapid
+from .authentication import require_own_site, require_token, require_user
+from .jobs import Everyone
 from .json_body import JSONBodyParser, require_json
+from .messages import Message
 from .models import MAX_ID
+from .outbox import Status, UnknownMessageError
 from .schemas import (
+    IdempotencyKeySchema,
+    MessageSchema,
     PublicKeySchema,
+    QueuedSchema,
     SavedSchema,
+    StatusSchema,
     SubscriptionSchema,
     SubscriptionsSchema,
     UnsubscriptionSchema,
@@ -23,9 +29,8 @@ from .schemas import (
 from .subscriptions import EndpointTooLongError, Subscription
 
 STATIC = Path(__file__).parent / "static"
+FOR_SERVICES = {"push.create_message", "push.get_message"}
 PUBLIC = {"push.vapid_public_key", "push.client", "push.service_worker"}
-
-Handler = Callable[..., Any]
 
 
 class Blueprint(SmorestBlueprint):  # type: ignore[misc]  # flask-smorest ships no types
@@ -38,12 +43,10 @@ blueprint = Blueprint("push", __name__, url_prefix="/push", description="Web Pus
 errors.register(blueprint)
 
 
-def refusals(*statuses: int) -> Callable[[Handler], Handler]:
-    """Document the error answers of a route that asks who is there."""
-    document: Callable[[Handler], Handler] = blueprint.doc(
-        security=[{"session": []}], responses={status: HTTPStatus(status).name for status in statuses}
-    )
-    return document
+def described(*statuses: int, security: str = "session") -> dict[str, Any]:
+    """Return what the description of a route says of its error answers, and of who may call it."""
+    responses = {status: HTTPStatus(status).name for status in statuses}
+    return {"security": [{security: []}], "responses": responses}
 
 
 @blueprint.before_app_request
@@ -57,7 +60,9 @@ def judge() -> None:
     """Refuse in this order: from another site, not JSON, not signed in."""
     require_own_site()
     require_json()
-    if request.endpoint not in PUBLIC and request.method != "OPTIONS":
+    if request.endpoint in FOR_SERVICES:
+        require_token()
+    elif request.endpoint not in PUBLIC and request.method != "OPTIONS":
         require_user()
 
 
@@ -72,7 +77,7 @@ def limit_caching(response: Response) -> Response:
 
 
 @blueprint.post("/subscribe")
-@refusals(400, 401, 403, 413, 415, 503)
+@blueprint.doc(**described(400, 401, 403, 413, 415, 503))
 @blueprint.arguments(SubscriptionSchema())
 @blueprint.response(200, SavedSchema)
 def subscribe(subscription: Subscription) -> dict[str, int]:
@@ -85,7 +90,7 @@ def subscribe(subscription: Subscription) -> dict[str, int]:
 
 
 @blueprint.post("/unsubscribe")
-@refusals(400, 401, 403, 413, 415, 503)
+@blueprint.doc(**described(400, 401, 403, 413, 415, 503))
 @blueprint.arguments(UnsubscriptionSchema())
 @blueprint.response(200, SavedSchema)
 def unsubscribe(body: dict[str, str]) -> dict[str, int]:
@@ -94,7 +99,7 @@ def unsubscribe(body: dict[str, str]) -> dict[str, int]:
 
 
 @blueprint.get("/subscriptions")
-@refusals(401, 503)
+@blueprint.doc(**described(401, 503))
 @blueprint.response(200, SubscriptionsSchema)
 def list_subscriptions() -> dict[str, Any]:
     """List the browsers of the user who is signed in."""
@@ -103,12 +108,34 @@ def list_subscriptions() -> dict[str, Any]:
 
 
 @blueprint.delete(f"/subscriptions/<int(max={MAX_ID}):id>")
-@refusals(401, 403, 404, 503)
+@blueprint.doc(**described(401, 403, 404, 503))
 @blueprint.response(204)
 def delete_subscription(id: int) -> None:
     """Forget one of the user's own browsers."""
     if not subscriptions.remove_by_id(require_user(), id):
         errors.refuse(404, "You have no subscription with this id.")
+
+
+@blueprint.post("/messages")
+@blueprint.doc(**described(400, 401, 403, 413, 415, 503, security="token"))
+@blueprint.arguments(MessageSchema())
+@blueprint.arguments(IdempotencyKeySchema(), location="headers")
+@blueprint.response(202, QueuedSchema)
+def create_message(body: tuple[Message, str | Everyone], headers: dict[str, str | None]) -> dict[str, int]:
+    """Send a message to one user or to everyone."""
+    message, to = body
+    return {"id": jobs.send(message, to=to, idempotency_key=headers["idempotency_key"])}
+
+
+@blueprint.get(f"/messages/<int(max={MAX_ID}):id>")
+@blueprint.doc(**described(401, 404, 503, security="token"))
+@blueprint.response(200, StatusSchema)
+def get_message(id: int) -> Status:
+    """Tell how far a message has got."""
+    try:
+        return outbox.status(id)
+    except UnknownMessageError:
+        errors.refuse(404, "There is no message with this id.")
 
 
 @blueprint.get("/vapid-public-key")

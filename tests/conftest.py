@@ -14,10 +14,15 @@ from pushapp.vapid import generate_key_pair
 
 from .postgresql import PostgreSQL
 
+TABLES = (
+    "push_outcomes", "push_slices", "push_messages", "push_failures", "push_subscriptions",
+    "procrastinate_jobs", "procrastinate_workers",
+)  # fmt: skip
 SECRET = "the tests' secret"
 SETTINGS = {
     "SECRET_KEY": SECRET,
     "PUSH_VAPID_PRIVATE_KEY": generate_key_pair().private,
+    "PUSH_VAPID_SUBJECT": "mailto:webmaster@site.org",
     "TESTING": True,
     "PROPAGATE_EXCEPTIONS": False,
 }
@@ -97,7 +102,9 @@ def make_app(database_url: str, tmp_path: Path) -> Iterator[Callable[..., Flask]
     for app in apps:
         with app.app_context():
             with db.engine.begin() as connection:
-                connection.execute(text("DELETE FROM push_subscriptions"))
+                for table in TABLES:
+                    if table.startswith("push_") or connection.dialect.name == "postgresql":
+                        connection.execute(text(f"DELETE FROM {table}"))
             db.engine.dispose()
 
 

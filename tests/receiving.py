@@ -42,6 +42,8 @@ class PushServer(ThreadingHTTPServer):
         self.pushes: list[Push] = []
         self.requests = 0
         self.answers: dict[str, Answer] = {}  # by path; 201 for the others
+        self.passing: dict[str, list[Answer]] = {}  # by path; given first, each once
+        self.before_answer: Callable[[], object] = lambda: None
         self.wrong: list[str] = []  # what was wrong with a request
         self._keys: dict[str, tuple[ec.EllipticCurvePrivateKey, bytes]] = {}
         threading.Thread(target=self.serve_forever, args=[0.05], daemon=True).start()
@@ -100,7 +102,11 @@ class _Handler(BaseHTTPRequestHandler):
             )
         except Exception as error:  # whatever a test's request does wrong must fail the test
             self.server.wrong.append(repr(error))
-        answer = self.server.answers.get(self.path, (201, {"Location": "/m/1"}, b""))
+        self.server.before_answer()
+        if passing := self.server.passing.get(self.path):
+            answer = passing.pop(0)
+        else:
+            answer = self.server.answers.get(self.path, (201, {"Location": "/m/1"}, b""))
         if callable(answer):
             answer()
             self.close_connection = True

@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -394,7 +395,7 @@ class TestTheSession:
         client = app.test_client()
         for rule in app.url_map.iter_rules():
             for method in (rule.methods or set()) - {"OPTIONS", "HEAD"}:
-                path = rule.rule if "<" not in rule.rule else "/push/subscriptions/1"
+                path = re.sub("<.*>", "1", rule.rule)
                 with client.open(path, method=method, json={}) as response:
                     status = response.status_code
                 assert (status == 200) if rule.rule in public else (status == 401), (method, path, status)
@@ -516,9 +517,8 @@ class TestWhatAnybodyMayGet:
     def test_the_description_of_every_route(self, app: Flask, client: FlaskClient) -> None:
         document = client.get("/openapi.json").json
         assert document["openapi"].startswith("3.1")
-        routes = {rule.rule for rule in app.url_map.iter_rules()} - {"/openapi.json"}
-        documented = {path.replace("{id}", "<int(max=9223372036854775807):id>") for path in document["paths"]}
-        assert documented == routes
+        routes = {re.sub("<.*>", "{id}", rule.rule) for rule in app.url_map.iter_rules()}
+        assert set(document["paths"]) == routes - {"/openapi.json"}
 
 
 def test_every_error_has_one_shape(client: FlaskClient) -> None:

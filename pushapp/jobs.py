@@ -1,0 +1,281 @@
+"""The queue: how a message gets from `send` to delivery, on PostgreSQL by workers, on SQLite here and now."""
+
+import asyncio
+import heapq
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any, Final, TypeVar
+
+import procrastinate
+from flask import Flask, current_app
+from procrastinate.exceptions import ConnectorException
+from procrastinate.manager import JobManager
+from procrastinate.tasks import configure_task
+from procrastinate.types import JSONDict
+from psycopg import OperationalError
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from . import outbox, subscriptions, vapid
+from .delivery import Delivery, Result
+from .errors import describe, is_passing
+from .extensions import engine, transaction
+from .messages import Message, MessageError
+from .models import MAX_USER_ID_LENGTH
+from .outbox import Due
+
+QUEUE = "push"
+FAN_OUT = "pushapp.fan_out"
+DELIVER = "pushapp.deliver"
+DEFAULT_CONCURRENCY = 4  # slices a worker has in hand
+HEARTBEAT = 5  # seconds between a worker's signs of life
+DEAD_AFTER = 20  # seconds without one: its slices are taken up by others
+POLL_INTERVAL = 1  # seconds between looks for what has become due
+DATABASE_RETRY = 2  # seconds
+PATIENCE_HERE = timedelta(seconds=30)  # how long a send on SQLite repeats what is passing
+DEFER_AT_ONCE = 500  # jobs a statement
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class Everyone(Enum):
+    """Whom a message is for when it is for all."""
+
+    EVERYONE = "everyone"
+
+
+EVERYONE: Final = Everyone.EVERYONE
+
+# The tasks, for workers; and what puts jobs in, always on somebody's open connection.
+queue = procrastinate.App(connector=procrastinate.PsycopgConnector())
+_entrance = JobManager(procrastinate.SyncPsycopgConnector())
+_until_it_works = procrastinate.RetryStrategy(wait=DATABASE_RETRY)
+
+
+def send(
+    message: Message,
+    *,
+    to: str | int | Everyone,
+    idempotency_key: str | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, of: None,
+) -> int:
+    """Send a message to a user, or to EVERYONE; return the message's id.
+
+    On PostgreSQL it is queued, and `flask push worker` delivers it. On SQLite it is delivered before
+    this returns, and `on_progress` is told how many more are done, of how many. With an idempotency key
+    that was used before nothing is sent, and the id is the first message's.
+
+    Raises MessageError when `to` can be nobody.
+    """
+    user_id = _user_id(to)
+    if engine().dialect.name == "postgresql":
+        with transaction() as connection:
+            id, due = outbox.put(connection, message, user_id, idempotency_key)
+            _defer(connection, FAN_OUT if to is EVERYONE else DELIVER, due)
+        return id
+    with transaction() as connection:
+        id, due = outbox.put(connection, message, user_id, idempotency_key)
+        if to is EVERYONE:
+            due = [cut for uncut in due for cut in outbox.cut(connection, uncut.slice_id)]
+    total = outbox.status(id).recipients
+    asyncio.run(_deliver_here(due, lambda done: on_progress(done, total)))
+    return id
+
+
+def _user_id(to: object) -> str | None:
+    if to is EVERYONE:
+        return None
+    if isinstance(to, int) and not isinstance(to, bool):
+        to = str(to)
+    if not isinstance(to, str) or not 1 <= len(to) <= MAX_USER_ID_LENGTH or "\0" in to:
+        raise MessageError("to", "Must be a user's id, or everyone.")
+    return to
+
+
+@queue.task(name=FAN_OUT, queue=QUEUE, retry=_until_it_works, pass_context=True)
+async def fan_out(context: procrastinate.JobContext, *, slice_id: int) -> None:
+    """Cut a message to everyone into slices."""
+
+    def cut() -> int:
+        with transaction() as connection:
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            due = outbox.cut(connection, slice_id)
+            _defer(connection, DELIVER, due)
+            return len(due)
+
+    slices = await _in_app(context.additional_context["app"], cut)
+    logger.info("slice %d: cut into %d", slice_id, slices)
+
+
+@queue.task(name=DELIVER, queue=QUEUE, retry=_until_it_works, pass_context=True)
+async def deliver(context: procrastinate.JobContext, *, slice_id: int) -> None:
+    """Send a slice, and queue what is to be repeated."""
+    await _deliver(context.additional_context["app"], context.additional_context["delivery"], slice_id)
+
+
+@queue.periodic(cron="17 3 * * *")
+@queue.task(name="pushapp.prune", queue=QUEUE, retry=_until_it_works, pass_context=True)
+async def prune_nightly(context: procrastinate.JobContext, timestamp: int) -> None:
+    """Forget expired subscriptions and old finished messages."""
+    await _in_app(context.additional_context["app"], subscriptions.prune)
+    await _in_app(context.additional_context["app"], outbox.prune)
+
+
+async def work(app: Flask, *, concurrency: int = DEFAULT_CONCURRENCY, drain: bool = False) -> None:
+    """Work the queue of an application's database until a signal comes, or, to drain, until nothing is due.
+
+    A database that goes away is waited for, unless it is to drain.
+    """
+    with app.app_context():
+        url = engine().url.set(drivername="postgresql").render_as_string(hide_password=False)
+        signer, trusted = vapid.signer(), app.config["PUSH_TRUSTED_PUSH_SERVICES"]
+    connector = procrastinate.PsycopgConnector(
+        conninfo=url, min_size=1, max_size=concurrency + 2, kwargs={"connect_timeout": 2}, timeout=5
+    )
+    async with Delivery(signer.authorization, trusted) as delivery:
+        options: dict[str, Any] = {
+            "queues": [QUEUE],
+            "concurrency": concurrency,
+            "wait": not drain,
+            "delete_jobs": "always",
+            "fetch_job_polling_interval": POLL_INTERVAL,
+            "update_heartbeat_interval": HEARTBEAT,
+            "stalled_worker_timeout": DEAD_AFTER,
+            "additional_context": {"app": app, "delivery": delivery},
+        }
+        with queue.replace_connector(connector) as worker_queue:
+            while await _work_once(app, worker_queue, options):
+                await asyncio.sleep(0 if drain else DATABASE_RETRY)
+
+
+async def _work_once(app: Flask, worker_queue: procrastinate.App, options: dict[str, Any]) -> bool:
+    # Say whether to go on: after a drain that found more to do, or when the database went away.
+    drain = not options["wait"]
+    before = await _in_app(app, outbox.backlog) if drain else None
+    try:
+        async with worker_queue.open_async():
+            await _take_up_the_dead(worker_queue)
+            rescue = asyncio.create_task(_keep_taking_up_the_dead(worker_queue))
+            try:
+                await worker_queue.run_worker_async(**options)
+            finally:
+                rescue.cancel()
+                with suppress(asyncio.CancelledError):
+                    await rescue
+    except (ConnectorException, OperationalError) as error:
+        if drain:
+            raise
+        logger.warning("the database does not answer: %s", type(error).__name__)
+        return True
+    after = await _in_app(app, outbox.backlog) if drain else None
+    return after is not None and after.slices > 0 and after != before
+
+
+async def _keep_taking_up_the_dead(worker_queue: procrastinate.App) -> None:
+    while True:
+        await asyncio.sleep(DEAD_AFTER / 2)
+        with suppress(ConnectorException, OperationalError):
+            await _take_up_the_dead(worker_queue)
+
+
+async def _take_up_the_dead(worker_queue: procrastinate.App) -> None:
+    manager = worker_queue.job_manager
+    for job in await manager.get_stalled_jobs(queue=QUEUE, seconds_since_heartbeat=DEAD_AFTER):
+        logger.warning("job %s of a worker that is dead is taken up again", job.id)
+        await manager.retry_job(job)
+
+
+async def _deliver(
+    app: Flask, delivery: Delivery, slice_id: int, patience: timedelta | None = None
+) -> tuple[Counter[str], list[Due]]:
+    began = time.monotonic()
+    slice = await _in_app(app, outbox.take, slice_id)
+    if slice is None:
+        return Counter(), []
+    message = slice.message
+    give_up_at = message.expires_at(slice.created_at)
+    if patience is not None:
+        give_up_at = min(give_up_at, slice.created_at + patience)
+    outcomes = await delivery.deliver(
+        slice.recipients,
+        message.payload(),
+        ttl=message.remaining_ttl(slice.created_at),
+        urgency=message.urgency,
+        topic=message.topic,
+    )
+
+    def record() -> tuple[Counter[str], list[Due]]:
+        with transaction() as connection:
+            counts, due = outbox.record(connection, slice, outcomes, give_up_at)
+            if connection.dialect.name == "postgresql":
+                _defer(connection, DELIVER, due)
+            return counts, due
+
+    counts, due = await _until_recorded(app, record)
+    logger.info(
+        "message %d, slice %d: %s in %.1f s",
+        slice.message_id,
+        slice_id,
+        ", ".join(f"{number} {result}" for result, number in sorted(counts.items())) or "nothing new",
+        time.monotonic() - began,
+    )
+    return counts, due
+
+
+async def _until_recorded(app: Flask, record: Callable[[], T]) -> T:
+    # What was sent is sent: the database is waited for, or everybody in the slice would get it twice.
+    while True:
+        try:
+            return await _in_app(app, record)
+        except SQLAlchemyError as error:
+            if not is_passing(error):
+                raise
+            logger.warning("the database does not answer: %s", describe(error))
+            await asyncio.sleep(DATABASE_RETRY)
+
+
+async def _deliver_here(due: Sequence[Due], on_progress: Callable[[int], None]) -> None:
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    waiting = [(one.at, one.slice_id) for one in due]
+    heapq.heapify(waiting)
+    async with Delivery(vapid.signer().authorization, app.config["PUSH_TRUSTED_PUSH_SERVICES"]) as delivery:
+        while waiting:
+            at, slice_id = heapq.heappop(waiting)
+            await asyncio.sleep((at - datetime.now(UTC)).total_seconds())
+            counts, again = await _deliver(app, delivery, slice_id, PATIENCE_HERE)
+            on_progress(counts.total() - counts[Result.AGAIN.value])
+            for one in again:
+                heapq.heappush(waiting, (one.at, one.slice_id))
+
+
+def _defer(connection: Connection, task_name: str, due: Sequence[Due]) -> None:
+    # On the same connection, so that what is to be done and its job are committed together.
+    driver_connection = connection.connection.driver_connection
+    moments = sorted({one.at for one in due})
+    for at in moments:
+        ids = [one.slice_id for one in due if one.at == at]
+        for start in range(0, len(ids), DEFER_AT_ONCE):
+            entry = configure_task(
+                name=task_name,
+                queue=QUEUE,
+                job_manager=_entrance,
+                connection=driver_connection,
+                schedule_at=at,
+            )
+            arguments: list[JSONDict] = [{"slice_id": id} for id in ids[start : start + DEFER_AT_ONCE]]
+            entry.batch_defer(*arguments)
+
+
+async def _in_app(app: Flask, function: Callable[..., T], *arguments: Any) -> T:
+    def call() -> T:
+        with app.app_context():
+            return function(*arguments)
+
+    return await asyncio.to_thread(call)
