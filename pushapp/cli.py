@@ -100,7 +100,12 @@ def prune() -> None:
 @click.option("--icon", help="The picture beside it, a path or URL.")
 @click.option("--tag", help="Replaces the notification that shows the same tag.")
 @click.option("--ttl", type=int, default=DEFAULT_TTL, show_default=True, help="Seconds it is worth having.")
-@click.option("--urgency", type=click.Choice(list(Urgency)), default=Urgency.NORMAL, show_default=True)
+@click.option(
+    "--urgency",
+    type=click.Choice([one.value for one in Urgency]),
+    default=Urgency.NORMAL.value,
+    show_default=True,
+)
 @click.option("--topic", help="Replaces the undelivered message with the same topic.")
 def send_command(user: str | None, everyone: bool, **members: Any) -> None:
     """Send a message to USER, or to everyone.
@@ -143,13 +148,24 @@ def worker(concurrency: int, drain: bool) -> None:
     """
     if engine().dialect.name != "postgresql":
         raise click.ClickException("the queue needs PostgreSQL: on SQLite, messages are sent by their sender")
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("pushapp").setLevel(logging.INFO)
+    _log_to_stderr()
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     try:
         asyncio.run(jobs.work(app, concurrency=concurrency, drain=drain))
     except (ConnectorException, OperationalError) as error:
         raise click.ClickException(f"the database does not answer: {type(error).__name__}") from None
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    # That the database is away is said in one line by `jobs`, not once more by all who notice.
+    handler.addFilter(
+        lambda record: not (record.exc_info and isinstance(record.exc_info[1], ConnectorException))
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+    logging.getLogger("pushapp").setLevel(logging.INFO)
 
 
 @click.command()

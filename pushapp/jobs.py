@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import logging
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -149,33 +150,67 @@ async def work(app: Flask, *, concurrency: int = DEFAULT_CONCURRENCY, drain: boo
             "update_heartbeat_interval": HEARTBEAT,
             "stalled_worker_timeout": DEAD_AFTER,
             "additional_context": {"app": app, "delivery": delivery},
+            "install_signal_handlers": False,
         }
+        stop = _stop_event()
         with queue.replace_connector(connector) as worker_queue:
-            while await _work_once(app, worker_queue, options):
-                await asyncio.sleep(0 if drain else DATABASE_RETRY)
+            if drain:
+                await _drain(app, worker_queue, options, stop)
+            while not drain and not stop.is_set():
+                await _work_until_interrupted(worker_queue, options, stop)
 
 
-async def _work_once(app: Flask, worker_queue: procrastinate.App, options: dict[str, Any]) -> bool:
-    # Say whether to go on: after a drain that found more to do, or when the database went away.
-    drain = not options["wait"]
-    before = await _in_app(app, outbox.backlog) if drain else None
+def _stop_event() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _drain(
+    app: Flask, worker_queue: procrastinate.App, options: dict[str, Any], stop: asyncio.Event
+) -> None:
+    # What is worked may bring more to do, so once is not enough; but what is in nobody's power to do
+    # now must not keep us.
+    before: outbox.Backlog | None = None
+    while not stop.is_set():
+        await _run(worker_queue, options, stop)
+        after = await _in_app(app, outbox.backlog)
+        if after.slices == 0 or after == before:
+            return
+        before = after
+
+
+async def _work_until_interrupted(
+    worker_queue: procrastinate.App, options: dict[str, Any], stop: asyncio.Event
+) -> None:
+    # The queue's worker ends when it is told to, and when it loses the database.
+    reason = "connection lost"
     try:
-        async with worker_queue.open_async():
-            await _take_up_the_dead(worker_queue)
-            rescue = asyncio.create_task(_keep_taking_up_the_dead(worker_queue))
-            try:
-                await worker_queue.run_worker_async(**options)
-            finally:
-                rescue.cancel()
-                with suppress(asyncio.CancelledError):
-                    await rescue
+        await _run(worker_queue, options, stop)
     except (ConnectorException, OperationalError) as error:
-        if drain:
-            raise
-        logger.warning("the database does not answer: %s", type(error).__name__)
-        return True
-    after = await _in_app(app, outbox.backlog) if drain else None
-    return after is not None and after.slices > 0 and after != before
+        reason = type(error.__cause__ or error).__name__
+    if not stop.is_set():
+        logger.warning("the database does not answer: %s", reason)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), DATABASE_RETRY)
+
+
+async def _run(worker_queue: procrastinate.App, options: dict[str, Any], stop: asyncio.Event) -> None:
+    async with worker_queue.open_async():
+        await _take_up_the_dead(worker_queue)
+        stopped = asyncio.create_task(stop.wait())
+        rescue = asyncio.create_task(_keep_taking_up_the_dead(worker_queue))
+        worker = asyncio.create_task(worker_queue.run_worker_async(**options))
+        try:
+            await asyncio.wait([worker, stopped], return_when=asyncio.FIRST_COMPLETED)
+            if not worker.done():
+                worker.cancel()  # which lets what is in flight finish
+            with suppress(asyncio.CancelledError):
+                await worker
+        finally:
+            stopped.cancel()
+            rescue.cancel()
 
 
 async def _keep_taking_up_the_dead(worker_queue: procrastinate.App) -> None:
