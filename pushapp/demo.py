@@ -5,11 +5,13 @@ from typing import Any
 
 from flask import Blueprint, Flask, Response, request, send_from_directory, session
 
-from .authentication import require_own_site
+from . import jobs, outbox
+from .authentication import require_own_site, require_user
 from .config import ConfigurationError
 from .errors import refuse
 from .extensions import engine
 from .json_body import require_json
+from .messages import Message
 from .models import MAX_USER_ID_LENGTH
 
 STATIC = Path(__file__).parent / "static"
@@ -63,6 +65,17 @@ def sign_in() -> dict[str, Any]:
     session.clear()
     session["user_id"] = name
     return {"name": name}
+
+
+@blueprint.post("/demo/send")
+def send() -> dict[str, Any]:
+    """Send the user who is signed in a message, and say what became of it."""
+    user_id = require_user()
+    message = Message(
+        title=f"Hello {user_id}", body="This came through your browser's push service.", navigate="/", ttl=60
+    )
+    status = outbox.status(jobs.send(message, to=user_id))
+    return {"sent": status.sent, "gone": status.gone, "failed": status.failed}
 
 
 @blueprint.post("/demo/sign-out")

@@ -292,6 +292,91 @@ def test_the_browser_gets_over_a_push_service_that_forgot_it(
     assert (after.endpoint, after.keys_auth) == (held["endpoint"], held["keys"]["auth"])
 
 
+def shown(firefox: Firefox, number: int = 1) -> list[dict[str, Any]]:
+    firefox.wait_until(
+        f"(await (await navigator.serviceWorker.ready).getNotifications()).length === {number}"
+    )
+    notifications: list[dict[str, Any]] = firefox.run(NOTIFICATIONS)
+    return notifications
+
+
+def send(demo: Demo, *arguments: str) -> str:
+    done = demo.app.test_cli_runner().invoke(args=["push", "send", *arguments])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_the_whole_circle(firefox: Firefox, demo: Demo, push_service: PushService) -> None:
+    page = Page(firefox, demo)
+    page.sign_in("alice")
+    page.switch(on=True)
+    said = send(
+        demo, "alice", "--title", "Grüße 🎉", "--body", "日本語", "--navigate", "/?inbox", "--tag", "t"
+    )
+    assert "1 sent" in said
+    (notification,) = shown(firefox)
+    assert (notification["title"], notification["body"], notification["tag"]) == ("Grüße 🎉", "日本語", "t")
+    assert notification["data"]["navigate"] == "/?inbox"
+    assert push_service.codes() == [100]  # Firefox decrypted it and handed it to the worker
+
+    firefox.run(
+        "await (await (await navigator.serviceWorker.ready).pushManager.getSubscription()).unsubscribe()"
+    )
+    assert len(demo.rows()) == 1  # the server was not told
+    assert "1 gone" in send(demo, "alice", "--title", "x")
+    assert demo.rows() == []
+
+
+def test_the_page_sends_itself_one(firefox: Firefox, demo: Demo) -> None:
+    page = Page(firefox, demo)
+    page.sign_in("alice")
+    page.switch(on=True)
+    page.click("send")
+    (notification,) = shown(firefox)
+    assert notification["title"] == "Hello alice"
+    firefox.wait_until("document.getElementById('message').textContent === 'Sent to 1 of 1 devices.'")
+
+
+def test_the_next_user_of_a_browser_never_sees_what_was_meant_for_the_first(
+    firefox: Firefox, demo: Demo, push_service: PushService
+) -> None:
+    page = Page(firefox, demo)
+    page.sign_in("alice")
+    page.switch(on=True)
+    page.sign_out()
+    page.sign_in("bob")
+    page.switch(on=True)
+    assert "0 sent, 0 gone, 0 failed" in send(demo, "alice", "--title", "for alice")
+    assert "1 sent" in send(demo, "bob", "--title", "for bob")
+    assert [one["title"] for one in shown(firefox)] == ["for bob"]
+
+
+def test_a_message_after_a_changed_key_arrives(
+    firefox: Firefox, demo: Demo, push_service: PushService
+) -> None:
+    page = Page(firefox, demo)
+    page.sign_in("alice")
+    page.switch(on=True)
+    demo.stop()
+    demo.start(PUSH_VAPID_PRIVATE_KEY=generate_key_pair().private)
+    page.open()
+    assert "1 sent" in send(demo, "alice", "--title", "new key")
+    assert [one["title"] for one in shown(firefox)] == ["new key"]
+
+
+def test_a_browser_that_was_closed_gets_its_message_later(
+    firefox: Firefox, demo: Demo, push_service: PushService
+) -> None:
+    page = Page(firefox, demo)
+    page.sign_in("alice")
+    page.switch(on=True)
+    firefox.close()
+    assert "1 sent" in send(demo, "alice", "--title", "meanwhile")
+    firefox.start()
+    page.open()
+    assert [one["title"] for one in shown(firefox)] == ["meanwhile"]
+
+
 def test_a_push_without_content_shows_something(
     firefox: Firefox, demo: Demo, push_service: PushService
 ) -> None:
@@ -301,6 +386,5 @@ def test_a_push_without_content_shows_something(
     held = page.current()
     assert held is not None
     assert push_service.deliver(held["endpoint"]) == 100
-    firefox.wait_until("(await (await navigator.serviceWorker.ready).getNotifications()).length")
-    (shown,) = firefox.run(NOTIFICATIONS)
-    assert shown["title"] == "127.0.0.1"
+    (notification,) = shown(firefox)
+    assert notification["title"] == "127.0.0.1"

@@ -32,6 +32,7 @@ async function showDevices() {
   const { subscriptions } = await call("GET", "/push/subscriptions");
   $("devices").replaceChildren(...subscriptions.map(device));
   $("no-devices").hidden = subscriptions.length > 0;
+  $("send").hidden = subscriptions.length === 0;
 }
 
 function device({ id, push_service: pushService, created_at: createdAt }) {
@@ -74,6 +75,19 @@ $("switch").onclick = async () => {
   await attempt((await current()) ? unsubscribe : subscribe);
   await showDevices();
   $("switch").disabled = false;
+};
+
+$("send").onclick = async () => {
+  $("send").disabled = true;
+  say("Sending…");
+  try {
+    const { sent, gone, failed } = await call("POST", "/demo/send", {});
+    say(`Sent to ${sent} of ${sent + gone + failed} devices.`, sent === 0);
+  } catch (error) {
+    say(error.message, true);
+  }
+  await showDevices();
+  $("send").disabled = false;
 };
 
 if (!supported()) await attempt(subscribe); // says in words what is missing
