@@ -4,24 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask
-from flask_cors import CORS
 
 from . import cli, config, demo, errors, health, vapid, views
 from .config import ConfigurationError
-from .extensions import api, engine, init_database
+from .extensions import api, engine, init_api, init_database
 from .jobs import EVERYONE, send
 from .messages import Message, MessageError, Urgency
 
-__all__ = [
-    "EVERYONE",
-    "ConfigurationError",
-    "Message",
-    "MessageError",
-    "Urgency",
-    "create_app",
-    "init_app",
-    "send",
-]
+__all__ = ["EVERYONE", "ConfigurationError", "Message", "MessageError", "Urgency"]
+__all__ += ["create_app", "init_app", "send"]
 
 
 def create_app(settings: Mapping[str, Any] | None = None, *, instance_path: str | None = None) -> Flask:
@@ -50,12 +41,11 @@ def init_app(app: Flask) -> None:
     init_database(app)
     with app.app_context():
         vapid.init_app(app, embedded_database=engine().dialect.name == "sqlite")
-    api.init_app(app)
-    api.spec.components.security_scheme(
-        "session", {"type": "apiKey", "in": "cookie", "name": app.config["SESSION_COOKIE_NAME"]}
-    )
-    api.spec.components.security_scheme("token", {"type": "http", "scheme": "bearer"})
+    init_api(app)
     api.register_blueprint(views.blueprint)
     app.cli.add_command(cli.push)
-    if origins := app.config["PUSH_ALLOWED_ORIGINS"]:
-        CORS(app, resources={r"/push/.*": {"origins": origins}}, supports_credentials=True)
+    if app.config["PUSH_METRICS"]:
+        config.let_processes_share_metrics(app)
+        from . import metrics  # only now: prometheus_client looks where to share when it is imported
+
+        metrics.init_app(app)

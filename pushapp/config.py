@@ -20,6 +20,7 @@ PUSH_DEFAULTS: Mapping[str, Any] = {
     "PUSH_BROWSER_HAS_ONE_USER": True,
     "PUSH_DEMO": False,
     "PUSH_MAX_SUBSCRIPTIONS_PER_USER": 100,
+    "PUSH_METRICS": False,
     "PUSH_SESSION_USER_KEY": "user_id",
     "PUSH_TRUSTED_PUSH_SERVICES": [],
     "PUSH_VAPID_PRIVATE_KEY": None,
@@ -78,7 +79,7 @@ def load_push(app: Flask) -> None:
     """
     for name, default in PUSH_DEFAULTS.items():
         app.config.setdefault(name, default)
-    for name in ("PUSH_BROWSER_HAS_ONE_USER", "PUSH_DEMO"):
+    for name in ("PUSH_BROWSER_HAS_ONE_USER", "PUSH_DEMO", "PUSH_METRICS"):
         app.config[name] = _boolean(name, app.config[name])
     for name in ("PUSH_ALLOWED_ORIGINS", "PUSH_TRUSTED_PUSH_SERVICES"):
         app.config[name] = _origins(name, app.config[name])
@@ -154,6 +155,12 @@ def kept_in_instance_folder(app: Flask, name: str, make: Callable[[], str]) -> s
         finally:
             os.unlink(fresh)
     return kept.read_text().strip()
+
+
+def let_processes_share_metrics(app: Flask) -> None:
+    """Name a folder of the instance for what each process counts, unless PROMETHEUS_MULTIPROC_DIR does."""
+    folder = os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(Path(app.instance_path, "metrics")))
+    Path(folder).mkdir(parents=True, exist_ok=True)
 
 
 def _boolean(name: str, value: object) -> bool:

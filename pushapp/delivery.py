@@ -161,7 +161,8 @@ class Delivery:
     """Keeps connections to push services, and delivers messages over them.
 
     `authorization` returns the Authorization header for an origin; `trusted` are origins that may be
-    anywhere; `resolver` finds addresses in place of the system's.
+    anywhere; `resolver` finds addresses in place of the system's; `observe` is told of each push its
+    origin, outcome, and seconds.
     """
 
     def __init__(
@@ -170,9 +171,11 @@ class Delivery:
         trusted: Collection[str] = (),
         *,
         resolver: AbstractResolver | None = None,
+        observe: Callable[[str, Outcome, float], None] | None = None,
     ):
         self._authorization = authorization
         self._trusted = trusted
+        self._observe = observe
         self._origins: dict[str, Origin] = {}  # those that are agreed to, by scheme and authority
         self._failures: Counter[str] = Counter()  # in a row, by origin
         self._paused_until: dict[str, float] = {}  # by origin, on the monotonic clock
@@ -235,6 +238,7 @@ class Delivery:
         headers = {**headers, "Authorization": self._authorization(name)}
         if origin.host.endswith(".notify.windows.com"):
             headers["X-WNS-Cache-Policy"] = "no-cache" if headers["TTL"] == "0" else "cache"
+        began = time.monotonic()
         try:
             body = encrypt(payload, recipient.keys_p256dh, recipient.keys_auth)
             outcome, status = await self._post(recipient.endpoint, body, headers)
@@ -245,6 +249,8 @@ class Delivery:
             self._log(logging.WARNING, name, "cannot be reached: %s", type(error).__name__)
             outcome, status = AGAIN, 0
         self._remember(name, outcome)
+        if self._observe:
+            self._observe(name, outcome, time.monotonic() - began)
         if outcome.result is Result.FAILED:
             if outcome.blames_subscription:
                 self._log(logging.WARNING, name, "refused subscription %d (%d)", recipient.id, status)

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 from flask import Flask, current_app
+from flask_cors import CORS
 from flask_migrate import Migrate
 from flask_smorest import Api as SmorestApi
 from flask_sqlalchemy import SQLAlchemy
@@ -59,6 +60,18 @@ def init_database(app: Flask) -> None:
     migrate.init_app(app, db)
     with app.app_context():
         _prepare(db.engine)
+
+
+def init_api(app: Flask) -> None:
+    """Register flask-smorest, with the two ways to say who is asking, and answers to other origins."""
+    api.init_app(app)
+    schemes = api.spec.components
+    schemes.security_scheme(
+        "session", {"type": "apiKey", "in": "cookie", "name": app.config["SESSION_COOKIE_NAME"]}
+    )
+    schemes.security_scheme("token", {"type": "http", "scheme": "bearer"})
+    if origins := app.config["PUSH_ALLOWED_ORIGINS"]:
+        CORS(app, resources={r"/push/.*": {"origins": origins}}, supports_credentials=True)
 
 
 def engine() -> Engine:

@@ -136,11 +136,11 @@ async def work(app: Flask, *, concurrency: int = DEFAULT_CONCURRENCY, drain: boo
     """
     with app.app_context():
         url = engine().url.set(drivername="postgresql").render_as_string(hide_password=False)
-        signer, trusted = vapid.signer(), app.config["PUSH_TRUSTED_PUSH_SERVICES"]
+        delivery_ = _delivery(app)
     connector = procrastinate.PsycopgConnector(
         conninfo=url, min_size=1, max_size=concurrency + 2, kwargs={"connect_timeout": 2}, timeout=5
     )
-    async with Delivery(signer.authorization, trusted) as delivery:
+    async with delivery_ as delivery:
         options: dict[str, Any] = {
             "queues": [QUEUE],
             "concurrency": concurrency,
@@ -276,11 +276,19 @@ async def _until_recorded(app: Flask, record: Callable[[], T]) -> T:
             await asyncio.sleep(DATABASE_RETRY)
 
 
+def _delivery(app: Flask) -> Delivery:
+    return Delivery(
+        vapid.signer().authorization,
+        app.config["PUSH_TRUSTED_PUSH_SERVICES"],
+        observe=app.extensions.get("push_observer"),
+    )
+
+
 async def _deliver_here(due: Sequence[Due], on_progress: Callable[[int], None]) -> None:
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     waiting = [(one.at, one.slice_id) for one in due]
     heapq.heapify(waiting)
-    async with Delivery(vapid.signer().authorization, app.config["PUSH_TRUSTED_PUSH_SERVICES"]) as delivery:
+    async with _delivery(app) as delivery:
         while waiting:
             at, slice_id = heapq.heappop(waiting)
             await asyncio.sleep((at - datetime.now(UTC)).total_seconds())
