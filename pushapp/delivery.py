@@ -242,12 +242,18 @@ class Delivery:
         try:
             body = encrypt(payload, recipient.keys_p256dh, recipient.keys_auth)
             outcome, status = await self._post(recipient.endpoint, body, headers)
-        except ValueError:  # no key, or no URL after all
+        except aiohttp.InvalidURL:
             return Outcome(Result.FAILED, blames_subscription=True)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (
+            aiohttp.ClientError,
+            TimeoutError,
+            OSError,
+        ) as error:  # before ValueError: TLS errors are both
             # A name that leads inside is refused here too, and may lead outside again later.
             self._log(logging.WARNING, name, "cannot be reached: %s", type(error).__name__)
             outcome, status = AGAIN, 0
+        except ValueError:  # no keys after all
+            return Outcome(Result.FAILED, blames_subscription=True)
         self._remember(name, outcome)
         if self._observe:
             self._observe(name, outcome, time.monotonic() - began)

@@ -5,6 +5,7 @@ import base64
 import json
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,12 +22,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pushapp.delivery
-from pushapp.delivery import Delivery, Outcome, Result, encrypt, judge, parse_retry_after
+from pushapp.delivery import AGAIN, Delivery, Outcome, Result, encrypt, judge, parse_retry_after
 from pushapp.messages import Message, Urgency
 from pushapp.vapid import TOKEN_LIFETIME, Signer, generate_key_pair
 
 from .browsers import base64url
 from .receiving import Answer, PushServer, verify
+from .test_readme import certificate
 
 VECTOR = json.loads(Path(__file__).with_name("vectors").joinpath("rfc8291.json").read_text())
 KEY_PAIR = generate_key_pair()
@@ -201,6 +203,20 @@ def test_nobody_listens(push_server: PushServer) -> None:
     subscription = push_server.subscription()
     push_server.close()
     assert results(deliver(push_server, [subscription])) == ["again"]
+
+
+def test_a_certificate_that_is_not_trusted_is_no_fault_of_the_subscriptions(
+    push_server: PushServer, tmp_path: Path
+) -> None:
+    certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "example.com.pem", tmp_path / "example.com.key")
+    push_server.socket = context.wrap_socket(push_server.socket, server_side=True)
+    subscription = push_server.subscription()
+    push_server.origin = f"https://127.0.0.1:{push_server.server_port}"
+    subscription["endpoint"] = subscription["endpoint"].replace("http:", "https:")
+    (outcome,) = deliver(push_server, [subscription])
+    assert outcome == AGAIN
 
 
 def test_a_push_service_that_is_away_is_left_alone_for_a_while(push_server: PushServer) -> None:

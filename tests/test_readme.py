@@ -141,7 +141,6 @@ def test_gunicorn_behind_nginx(migrated_postgresql: str, tmp_path: Path) -> None
             cwd=ROOT, env=settings, check=True, capture_output=True, text=True,
         ).stdout.strip()  # fmt: skip
         context = ssl.create_default_context(cafile=str(tmp_path / "example.com.pem"))
-        context.check_hostname = False
         url = f"https://127.0.0.1:{tls}"
         origin = {"Cookie": cookie, "Origin": url}
         assert get(f"{url}/push/subscribe", subscription(), context, **origin) == (
@@ -162,6 +161,7 @@ def test_gunicorn_behind_nginx(migrated_postgresql: str, tmp_path: Path) -> None
 def certificate(folder: Path) -> None:
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=example.com",
+         "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost",
          "-keyout", folder / "example.com.key", "-out", folder / "example.com.pem"],
         check=True, capture_output=True,
     )  # fmt: skip
