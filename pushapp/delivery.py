@@ -28,7 +28,8 @@ from .push_services import Origin, check_endpoint, is_public_address, origin_of
 CONNECT_TIMEOUT = 5  # seconds
 TOTAL_TIMEOUT = 15  # seconds, for one message
 MAX_CONNECTIONS = 256
-MAX_CONNECTIONS_PER_ORIGIN = 64
+MAX_CONNECTIONS_PER_ORIGIN = 128
+AT_ONCE = 64  # messages of one slice
 MAX_ANSWER = 64 * 1024  # bytes read of an answer
 MAX_RETRY_AFTER = 60 * 60  # seconds: what a push service asks for beyond this is a mistake
 FAILURES_BEFORE_PAUSE = 10  # in a row; then an origin is left alone for as many seconds as it failed times
@@ -224,7 +225,15 @@ class Delivery:
         }
         if topic is not None:
             headers["Topic"] = topic
-        return await asyncio.gather(*(self._deliver(one, payload, headers) for one in recipients))
+        outcomes: list[Outcome] = [AGAIN] * len(recipients)
+        waiting = iter(enumerate(recipients))
+
+        async def deliver_in_turn() -> None:
+            for position, recipient in waiting:
+                outcomes[position] = await self._deliver(recipient, payload, headers)
+
+        await asyncio.gather(*(deliver_in_turn() for _ in range(min(AT_ONCE, len(recipients)))))
+        return outcomes
 
     async def _deliver(self, recipient: Recipient, payload: bytes, headers: dict[str, str]) -> Outcome:
         try:

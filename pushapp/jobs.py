@@ -1,6 +1,7 @@
 """The queue: how a message gets from `send` to delivery, on PostgreSQL by workers, on SQLite here and now."""
 
 import asyncio
+import gc
 import heapq
 import logging
 import signal
@@ -33,7 +34,7 @@ from .outbox import Due
 QUEUE = "push"
 FAN_OUT = "pushapp.fan_out"
 DELIVER = "pushapp.deliver"
-DEFAULT_CONCURRENCY = 4  # slices a worker has in hand
+DEFAULT_CONCURRENCY = 2  # slices a worker has in hand
 HEARTBEAT = 5  # seconds between a worker's signs of life
 DEAD_AFTER = 20  # seconds without one: its slices are taken up by others
 POLL_INTERVAL = 1  # seconds between looks for what has become due
@@ -153,6 +154,7 @@ async def work(app: Flask, *, concurrency: int = DEFAULT_CONCURRENCY, drain: boo
             "install_signal_handlers": False,
         }
         stop = _stop_event()
+        gc.freeze()  # what is loaded now stays: no need to look through it for garbage again and again
         with queue.replace_connector(connector) as worker_queue:
             if drain:
                 await _drain(app, worker_queue, options, stop)

@@ -10,6 +10,7 @@ The fan-outs go to a push service over plain HTTP that answers at once.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -177,36 +179,64 @@ def worker(environment: dict[str, str], number: int, workers: int) -> Run:
         connection.execute("TRUNCATE push_messages, push_slices, push_outcomes, procrastinate_jobs CASCADE")
         command = ["push", "send", "--everyone", "--title", "Hello", "--body", "x" * 200]
         subprocess.run([*FLASK, *command], env=environment, check=True, capture_output=True)
-        processes = [
-            subprocess.Popen(
-                [*FLASK, "push", "worker", "--drain"], env=environment, stderr=subprocess.PIPE, text=True
-            )
-            for _ in range(1)
-        ]
-        while connection.execute(
-            "SELECT count(*) FROM push_slices WHERE attempts = 0 AND size > 0"
-        ).fetchone() == (0,):
+        workers_running = [start_worker(environment)]
+        first = "SELECT count(*) FROM push_slices WHERE size > 0"
+        while connection.execute(first).fetchone() == (0,):  # until the first has cut the message
             time.sleep(0.01)
-        processes += [
-            subprocess.Popen(
-                [*FLASK, "push", "worker", "--drain"], env=environment, stderr=subprocess.PIPE, text=True
-            )
-            for _ in range(workers - 1)
-        ]
-        cpu, peak, text = 0.0, 0.0, ""
-        for process in processes:
-            assert process.stderr is not None
-            text += process.stderr.read()
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            assert process.returncode == 0, text[-2_000:]
-            cpu += usage.ru_utime + usage.ru_stime
-            peak = max(peak, usage.ru_maxrss / 1024)
+        workers_running += [start_worker(environment) for _ in range(workers - 1)]
+        ended = [finish(one) for one in workers_running]
         sent = connection.execute(
             "SELECT sum(count)::int FROM push_outcomes WHERE outcome = 'sent'"
         ).fetchone()
-        assert sent == (number,), (sent, text[:1_500])
-    return Run(number / working_time(text), (cpu - START_CPU * workers) / number * 1e6, peak)
+    text = "".join(one.stderr for one in ended)
+    assert sent == (number,), (sent, text[:1_500])
+    cpu = sum(one.cpu - START_CPU for one in ended)
+    return Run(number / working_time(text), cpu / number * 1e6, max(one.peak for one in ended))
+
+
+class Ended(NamedTuple):
+    """A process that has done its work."""
+
+    stdout: str
+    stderr: str
+    cpu: float  # seconds
+    peak: float  # MiB
+
+
+def start_worker(environment: dict[str, str]) -> "subprocess.Popen[str]":
+    """Start a worker that stops when nothing is due."""
+    return subprocess.Popen(
+        [*FLASK, "push", "worker", "--drain"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: "subprocess.Popen[str]") -> Ended:
+    """Wait for a process, and return what it wrote and used."""
+    peaks = [0.0]
+
+    def watch() -> None:
+        # What the kernel says at the end counts this process too, from between fork and exec.
+        with contextlib.suppress(OSError, TypeError):
+            while True:
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                peaks.append(int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024)  # type: ignore[index]
+                time.sleep(0.05)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    assert process.stdout is not None
+    assert process.stderr is not None
+    stderr = process.stderr.read()
+    stdout = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    watcher.join()
+    assert process.returncode == 0, stderr[-2_000:]
+    return Ended(stdout, stderr, usage.ru_utime + usage.ru_stime, max(peaks))
 
 
 def working_time(text: str) -> float:
@@ -225,14 +255,17 @@ def sender(name: str, folder: Path, environment: dict[str, str]) -> Run:
         command = ["node", str(SENDERS.with_suffix(".js")), str(folder / "subscriptions.json")]
     else:
         command = [sys.executable, "-m", "tests.bench.senders", name, str(folder / "subscriptions.json")]
-    process = subprocess.Popen(command, env=environment | {"NODE_TLS_REJECT_UNAUTHORIZED": "0"}, stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, text=True)  # fmt: skip
-    assert process.stdout is not None
-    number, seconds, cpu = map(float, process.stdout.read().split())
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return Run(number / seconds, cpu / number * 1e6, usage.ru_maxrss / 1024)
+    ended = finish(
+        subprocess.Popen(
+            command,
+            env=environment | {"NODE_TLS_REJECT_UNAUTHORIZED": "0"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    )
+    number, seconds, cpu = map(float, ended.stdout.split())
+    return Run(number / seconds, cpu / number * 1e6, ended.peak)
 
 
 def measure_start() -> float:
