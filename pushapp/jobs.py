@@ -225,8 +225,9 @@ async def _keep_taking_up_the_dead(worker_queue: procrastinate.App) -> None:
 async def _take_up_the_dead(worker_queue: procrastinate.App) -> None:
     manager = worker_queue.job_manager
     for job in await manager.get_stalled_jobs(queue=QUEUE, seconds_since_heartbeat=DEAD_AFTER):
-        logger.warning("job %s of a worker that is dead is taken up again", job.id)
-        await manager.retry_job(job)
+        with suppress(ConnectorException):  # another worker may have been first
+            await manager.retry_job(job)
+            logger.warning("job %s of a worker that is dead is taken up again", job.id)
 
 
 async def _deliver(

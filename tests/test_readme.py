@@ -13,15 +13,17 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from flask import Flask
 
 from pushapp.config import PUSH_DEFAULTS
+from pushapp.extensions import db
 
 from .browsers import subscription
 from .conftest import SETTINGS, signed_in
@@ -196,6 +198,36 @@ def test_names_every_room() -> None:
     assert table == {path.name for path in (ROOT / "pushapp").glob("*.py")}
 
 
+def test_its_rooms_import_down_the_list_and_never_up() -> None:
+    rooms = re.findall(r"^\| `pushapp/(\w+)\.py` \|", README, re.MULTILINE)
+    for position, room in enumerate(rooms):
+        source = (ROOT / "pushapp" / f"{room}.py").read_text()
+        imported = re.findall(r"^ *from \.(\w+) import", source, re.MULTILINE)
+        for names in re.findall(r"^ *from \. import (.*)$", source, re.MULTILINE):
+            imported += re.findall(r"\b(\w+)(?=,|$| as| #)", names.replace(" as demo_site", ""))
+        below = set(rooms[position + 1 :])
+        assert {name for name in imported if name in rooms} <= below, (room, imported)
+
+
+def test_its_python_sends(make_app: Callable[..., Flask]) -> None:
+    app = make_app()
+    with app.app_context():
+        exec(block("python", "from pushapp import EVERYONE"), {"user": SimpleNamespace(id="alice")})  # noqa: S102
+        with db.engine.connect() as connection:
+            assert connection.exec_driver_sql("SELECT count(*) FROM push_messages").scalar() == 2
+
+
+def test_its_message_is_taken(make_app: Callable[..., Flask]) -> None:
+    client = make_app(PUSH_API_TOKENS=["token"]).test_client()
+    body = json.loads(
+        block("sh", "curl https://example.com/push/messages").partition("--json '")[2].partition("'")[0]
+    )
+    response = client.post("/push/messages", json=body, headers={"Authorization": "Bearer token"})
+    assert response.status_code == 202
+
+
 def test_its_request_is_answered(app: Flask) -> None:
-    body = json.loads(block("sh", "curl").partition("--json '")[2].rpartition("'")[0])
+    body = json.loads(
+        block("sh", "curl https://example.com/push/subscribe").partition("--json '")[2].rpartition("'")[0]
+    )
     assert signed_in(app, "alice").post("/push/subscribe", json=body).json == {"ok": True, "count": 1}

@@ -76,6 +76,16 @@ class TestSecrets:
             assert app.config["SECRET_KEY"] == "0123456789"
 
 
+@pytest.mark.parametrize(
+    "subject", ["mailto:you@site.org", "https://site.org", "https://push.site.org:8443/contact"]
+)
+def test_a_subject_that_push_services_take_is_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, subject: str
+) -> None:
+    app = made(monkeypatch, tmp_path, {"FLASK_PUSH_VAPID_SUBJECT": subject})
+    assert app.config["PUSH_VAPID_SUBJECT"] == subject
+
+
 class TestTheEnvironment:
     def test_sets_what_flask_names(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         app = made(
@@ -103,6 +113,11 @@ class TestTheEnvironment:
         assert app.config["PUSH_BROWSER_HAS_ONE_USER"] is value
 
 
+WRONG_SUBJECTS = (
+    "you@site.org", "http://site.org", "mailto:", "mailto:you", "mailto:you@localhost", "mailto:you@site",
+    "mailto:you@example.com", "mailto:you@mail.example.org", "mailto: you@site.org", "https://localhost",
+    "https://127.0.0.1", "https://site.invalid", "https://site.test/", "https://you@site.org", "7",
+)  # fmt: skip
 REFUSALS = [
     ({"SECRET_KEY": ""}, "SECRET_KEY is not set"),
     ({"FLASK_PUSH_VAPID_PRIVATE_KEY": ""}, "PUSH_VAPID_PRIVATE_KEY is not set"),
@@ -123,6 +138,10 @@ REFUSALS = [
     ({"FLASK_PUSH_ALLOWED_ORIGINS": '["*"]'}, "'*' is no origin"),
     ({"FLASK_PUSH_TRUSTED_PUSH_SERVICES": '["push.internal"]'}, "'push.internal' is no origin"),
     ({"FLASK_PUSH_SESSION_USER_KEY": ""}, "PUSH_SESSION_USER_KEY must name"),
+    ({"FLASK_PUSH_API_TOKENS": "token"}, "PUSH_API_TOKENS must be a list"),
+    ({"FLASK_PUSH_API_TOKENS": '[""]'}, "PUSH_API_TOKENS must be a list"),
+    ({"FLASK_PUSH_METRICS": "maybe"}, "PUSH_METRICS must be true or false"),
+    *[({"FLASK_PUSH_VAPID_SUBJECT": subject}, "PUSH_VAPID_SUBJECT must be") for subject in WRONG_SUBJECTS],
 ]
 
 
