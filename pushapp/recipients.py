@@ -1,6 +1,6 @@
 """Who gets a message: subscriptions a slice at a time, and which of them to give up."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -67,9 +67,15 @@ def forget_gone(connection: Connection, rows: Sequence[Row[Any]]) -> None:
         connection.execute(delete(PushSubscription.__table__).where(unchanged))
 
 
-def note_success(connection: Connection, ids: Iterable[int]) -> None:
+def note_success(connection: Connection, ids: Sequence[int]) -> None:
     """Forget the failures of subscriptions that took a message."""
-    connection.execute(delete(PushFailure.__table__).where(_failure.subscription_id.in_(list(ids))))
+    if not ids:
+        return
+    # Failures are rare: mostly this question, which is the same for every slice, is all.
+    near = _failure.subscription_id.between(min(ids), max(ids))
+    failed = set(connection.execute(select(_failure.subscription_id).where(near)).scalars())
+    if forgiven := failed.intersection(ids):
+        connection.execute(delete(PushFailure.__table__).where(_failure.subscription_id.in_(forgiven)))
 
 
 def note_failures(connection: Connection, ids: Sequence[int]) -> None:
