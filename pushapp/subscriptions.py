@@ -103,8 +103,8 @@ def save(user_id: str, subscription: Subscription) -> int:
     """Keep a user's subscription; the same endpoint again is the same row. Return the user's count.
 
     A repeat of what is kept writes nothing. A new row is one INSERT, which alone decides when several
-    requests race; a second look then finds the rare cases that touch other rows: the user is over the
-    limit, or the browser has changed hands.
+    requests race; a look after each write, since only what is committed can be seen, finds the rare
+    cases that touch other rows: the user is over the limit, or the browser has changed hands.
 
     Raises EndpointTooLongError.
     """
@@ -117,9 +117,14 @@ def save(user_id: str, subscription: Subscription) -> int:
         if not standing.saved and not standing.elsewhere and standing.others < limit:
             connection.execute(_UPSERT[connection.dialect.name], row)
             standing = _look(connection, row)
-    if standing.saved and not standing.elsewhere and standing.total <= limit:
-        return standing.total
-    return _settle(row, limit)
+    settled = standing.saved and not standing.elsewhere and standing.total <= limit
+    while not settled:
+        _settle(row, limit)
+        with autocommit() as connection:
+            standing = _look(connection, row)
+        # No longer saved means that a later request has taken the browser or changed its keys.
+        settled = standing.total <= limit and not (standing.saved and standing.elsewhere)
+    return standing.total
 
 
 def remove(user_id: str, endpoint: str) -> int:
@@ -169,7 +174,7 @@ def _look(connection: Connection, row: Mapping[str, Any]) -> _Standing:
     return _Standing(total, others, saved > 0, bool(elsewhere) and moves)
 
 
-def _settle(row: Mapping[str, Any], limit: int) -> int:
+def _settle(row: Mapping[str, Any], limit: int) -> None:
     with transaction() as connection:
         # Several rows, some of other users: one at a time, or two could wait for each other. On SQLite
         # the first write takes the lock of the whole file.
@@ -179,4 +184,3 @@ def _settle(row: Mapping[str, Any], limit: int) -> int:
         if current_app.config["PUSH_BROWSER_HAS_ONE_USER"]:
             connection.execute(_REMOVE_ELSEWHERE, row)
         connection.execute(_REMOVE_OLDEST, {**row, "limit": limit - 1})
-        return connection.execute(_COUNT, row).scalar_one()

@@ -34,7 +34,7 @@ def all_at_once(app: Flask, requests: Sequence[tuple[str, str, dict[str, Any]]])
 
 
 def test_the_same_body_at_once_makes_one_row(app: Flask) -> None:
-    for _ in range(5):
+    for _ in range(10):
         body = subscription()
         counts = all_at_once(app, [("alice", "/push/subscribe", body)] * THREADS)
         assert len(set(counts)) == 1
@@ -42,7 +42,7 @@ def test_the_same_body_at_once_makes_one_row(app: Flask) -> None:
 
 
 def test_the_same_endpoint_with_other_keys_at_once_makes_one_row(app: Flask) -> None:
-    for _ in range(5):
+    for _ in range(10):
         endpoint = subscription()["endpoint"]
         bodies = [subscription(endpoint=endpoint) for _ in range(THREADS)]
         all_at_once(app, [("alice", "/push/subscribe", body) for body in bodies])
@@ -53,14 +53,14 @@ def test_the_same_endpoint_with_other_keys_at_once_makes_one_row(app: Flask) -> 
 
 def test_the_limit_holds(make_app: Callable[..., Flask]) -> None:
     app = make_app(PUSH_MAX_SUBSCRIPTIONS_PER_USER=3)
-    for _ in range(5):
+    for _ in range(10):
         requests = [("alice", "/push/subscribe", subscription()) for _ in range(THREADS)]
         assert max(all_at_once(app, requests)) <= 3
         assert len(rows(app)) == 3
 
 
 def test_a_browser_ends_with_one_user(app: Flask) -> None:
-    for _ in range(5):
+    for _ in range(10):
         body = subscription()
         all_at_once(app, [(f"user {number}", "/push/subscribe", body) for number in range(THREADS)])
         assert sum(row.endpoint == body["endpoint"] for row in rows(app)) == 1
@@ -69,7 +69,7 @@ def test_a_browser_ends_with_one_user(app: Flask) -> None:
 def test_everything_at_once_fails_nowhere(make_app: Callable[..., Flask]) -> None:
     app = make_app(PUSH_MAX_SUBSCRIPTIONS_PER_USER=2)
     bodies = [subscription() for _ in range(3)]
-    for _ in range(5):
+    for _ in range(10):
         requests = [
             (f"user {number % 2}", f"/push/{action}", bodies[number % 3])
             for number in range(THREADS)
