@@ -17,6 +17,7 @@ from werkzeug.serving import run_simple
 
 from . import demo as demo_site
 from . import jobs, outbox, subscriptions, vapid
+from . import worker as queue_worker
 from .config import ConfigurationError
 from .errors import describe, is_passing
 from .extensions import engine
@@ -135,7 +136,7 @@ def send_command(user: str | None, everyone: bool, **members: Any) -> None:
 @click.option(
     "--concurrency",
     type=click.IntRange(1),
-    default=jobs.DEFAULT_CONCURRENCY,
+    default=queue_worker.DEFAULT_CONCURRENCY,
     show_default=True,
     help="Slices of up to 250 subscriptions that are sent at the same time.",
 )
@@ -151,7 +152,7 @@ def worker(concurrency: int, drain: bool) -> None:
     _log_to_stderr()
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     try:
-        asyncio.run(jobs.work(app, concurrency=concurrency, drain=drain))
+        asyncio.run(queue_worker.work(app, concurrency=concurrency, drain=drain))
     except (ConnectorException, OperationalError) as error:
         raise click.ClickException(f"the database does not answer: {type(error).__name__}") from None
 

@@ -1,18 +1,13 @@
-"""Encrypt, POST, judge the answer (RFC 8291, RFC 8030). Knows nothing of Flask or the queue."""
+"""Encrypt and POST (RFC 8291, RFC 8030). Knows nothing of Flask or the queue."""
 
 import asyncio
 import logging
 import os
-import re
 import socket
 import time
 from base64 import urlsafe_b64decode
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from ipaddress import ip_address
 from typing import Protocol, Self
 
@@ -23,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from yarl import URL
 
 from .messages import Urgency
+from .outcomes import AGAIN, Outcome, Result, judge
 from .push_services import Origin, check_endpoint, is_public_address, origin_of
 
 CONNECT_TIMEOUT = 5  # seconds
@@ -31,7 +27,6 @@ MAX_CONNECTIONS = 256
 MAX_CONNECTIONS_PER_ORIGIN = 128
 AT_ONCE = 64  # messages of one slice
 MAX_ANSWER = 64 * 1024  # bytes read of an answer
-MAX_RETRY_AFTER = 60 * 60  # seconds: what a push service asks for beyond this is a mistake
 FAILURES_BEFORE_PAUSE = 10  # in a row; then an origin is left alone for as many seconds as it failed times
 MAX_PAUSE = 300  # seconds
 SECONDS_BETWEEN_LOG_LINES = 60  # about one origin
@@ -52,62 +47,6 @@ class Recipient(Protocol):
     def keys_p256dh(self) -> str: ...  # noqa: D102
     @property
     def keys_auth(self) -> str: ...  # noqa: D102
-
-
-class Result(StrEnum):
-    """What became of a push."""
-
-    SENT = "sent"
-    GONE = "gone"
-    AGAIN = "again"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a push, and what follows from it."""
-
-    result: Result
-    retry_after: float | None = None  # seconds that the push service asks for
-    blames_subscription: bool = False  # it failed because of the subscription, not because of us
-
-
-SENT = Outcome(Result.SENT)
-GONE = Outcome(Result.GONE)
-AGAIN = Outcome(Result.AGAIN)
-
-# How push services say that a subscription was made with another key: Apple, FCM, Mozilla.
-_OTHER_KEY = re.compile(
-    rb"VapidPkHashMismatch|do not correspond to the credentials|public key mismatch", re.IGNORECASE
-)
-
-
-def judge(status: int, retry_after: str | None = None, answer: bytes = b"") -> Outcome:
-    """Say what became of a push from the push service's answer (RFC 8030, sections 5 and 7)."""
-    if 200 <= status < 300:
-        return SENT
-    if status in (404, 410):
-        return GONE
-    if status == 429 or status >= 500:
-        return Outcome(Result.AGAIN, parse_retry_after(retry_after))
-    # 401 and 403 speak of our key, our subject or our clock, unless they speak of another key.
-    ours = status in (401, 403) and not _OTHER_KEY.search(answer)
-    return Outcome(Result.FAILED, blames_subscription=not ours)
-
-
-def parse_retry_after(text: str | None) -> float | None:
-    """Return the seconds that a Retry-After asks for, from 0 to an hour; None for what is none."""
-    if text is None:
-        return None
-    if re.fullmatch(r"[0-9]{1,9}", text.strip(), re.ASCII):
-        seconds = float(text)
-    else:
-        try:
-            moment = parsedate_to_datetime(text)
-        except (ValueError, TypeError, IndexError, OverflowError):
-            return None
-        seconds = (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
 
 
 def encrypt(payload: bytes, p256dh: str, auth: str) -> bytes:

@@ -1,43 +1,35 @@
 """The queue: how a message gets from `send` to delivery, on PostgreSQL by workers, on SQLite here and now."""
 
 import asyncio
-import gc
 import heapq
 import logging
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Final, TypeVar
 
 import procrastinate
 from flask import Flask, current_app
-from procrastinate.exceptions import ConnectorException
 from procrastinate.manager import JobManager
 from procrastinate.tasks import configure_task
 from procrastinate.types import JSONDict
-from psycopg import OperationalError
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from . import outbox, subscriptions, vapid
-from .delivery import Delivery, Result
+from .delivery import Delivery
 from .errors import describe, is_passing
 from .extensions import engine, transaction
 from .messages import Message, MessageError
 from .models import MAX_USER_ID_LENGTH
 from .outbox import Due
+from .outcomes import Result
 
 QUEUE = "push"
 FAN_OUT = "pushapp.fan_out"
 DELIVER = "pushapp.deliver"
-DEFAULT_CONCURRENCY = 2  # slices a worker has in hand
-HEARTBEAT = 5  # seconds between a worker's signs of life
-DEAD_AFTER = 20  # seconds without one: its slices are taken up by others
-POLL_INTERVAL = 1  # seconds between looks for what has become due
 DATABASE_RETRY = 2  # seconds
 PATIENCE_HERE = timedelta(seconds=30)  # how long a send on SQLite repeats what is passing
 DEFER_AT_ONCE = 500  # jobs a statement
@@ -112,7 +104,7 @@ async def fan_out(context: procrastinate.JobContext, *, slice_id: int) -> None:
             _defer(connection, DELIVER, due)
             return len(due)
 
-    slices = await _in_app(context.additional_context["app"], cut)
+    slices = await in_app(context.additional_context["app"], cut)
     logger.info("slice %d: cut into %d", slice_id, slices)
 
 
@@ -126,115 +118,15 @@ async def deliver(context: procrastinate.JobContext, *, slice_id: int) -> None:
 @queue.task(name="pushapp.prune", queue=QUEUE, retry=_until_it_works, pass_context=True)
 async def prune_nightly(context: procrastinate.JobContext, timestamp: int) -> None:
     """Forget expired subscriptions and old finished messages."""
-    await _in_app(context.additional_context["app"], subscriptions.prune)
-    await _in_app(context.additional_context["app"], outbox.prune)
-
-
-async def work(app: Flask, *, concurrency: int = DEFAULT_CONCURRENCY, drain: bool = False) -> None:
-    """Work the queue of an application's database until a signal comes, or, to drain, until nothing is due.
-
-    A database that goes away is waited for, unless it is to drain.
-    """
-    with app.app_context():
-        url = engine().url.set(drivername="postgresql").render_as_string(hide_password=False)
-        delivery_ = _delivery(app)
-    connector = procrastinate.PsycopgConnector(
-        conninfo=url, min_size=1, max_size=concurrency + 2, kwargs={"connect_timeout": 2}, timeout=5
-    )
-    async with delivery_ as delivery:
-        options: dict[str, Any] = {
-            "queues": [QUEUE],
-            "concurrency": concurrency,
-            "wait": not drain,
-            "delete_jobs": "always",
-            "fetch_job_polling_interval": POLL_INTERVAL,
-            "update_heartbeat_interval": HEARTBEAT,
-            "stalled_worker_timeout": DEAD_AFTER,
-            "additional_context": {"app": app, "delivery": delivery},
-            "install_signal_handlers": False,
-        }
-        stop = _stop_event()
-        gc.freeze()  # what is loaded now stays: no need to look through it for garbage again and again
-        with queue.replace_connector(connector) as worker_queue:
-            if drain:
-                await _drain(app, worker_queue, options, stop)
-            while not drain and not stop.is_set():
-                await _work_until_interrupted(worker_queue, options, stop)
-
-
-def _stop_event() -> asyncio.Event:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop
-
-
-async def _drain(
-    app: Flask, worker_queue: procrastinate.App, options: dict[str, Any], stop: asyncio.Event
-) -> None:
-    # What is worked may bring more to do, so once is not enough; but what is in nobody's power to do
-    # now must not keep us.
-    before: outbox.Backlog | None = None
-    while not stop.is_set():
-        await _run(worker_queue, options, stop)
-        after = await _in_app(app, outbox.backlog)
-        if after.slices == 0 or after == before:
-            return
-        before = after
-
-
-async def _work_until_interrupted(
-    worker_queue: procrastinate.App, options: dict[str, Any], stop: asyncio.Event
-) -> None:
-    # The queue's worker ends when it is told to, and when it loses the database.
-    reason = "connection lost"
-    try:
-        await _run(worker_queue, options, stop)
-    except (ConnectorException, OperationalError) as error:
-        reason = type(error.__cause__ or error).__name__
-    if not stop.is_set():
-        logger.warning("the database does not answer: %s", reason)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), DATABASE_RETRY)
-
-
-async def _run(worker_queue: procrastinate.App, options: dict[str, Any], stop: asyncio.Event) -> None:
-    async with worker_queue.open_async():
-        await _take_up_the_dead(worker_queue)
-        stopped = asyncio.create_task(stop.wait())
-        rescue = asyncio.create_task(_keep_taking_up_the_dead(worker_queue))
-        worker = asyncio.create_task(worker_queue.run_worker_async(**options))
-        try:
-            await asyncio.wait([worker, stopped], return_when=asyncio.FIRST_COMPLETED)
-            if not worker.done():
-                worker.cancel()  # which lets what is in flight finish
-            with suppress(asyncio.CancelledError):
-                await worker
-        finally:
-            stopped.cancel()
-            rescue.cancel()
-
-
-async def _keep_taking_up_the_dead(worker_queue: procrastinate.App) -> None:
-    while True:
-        await asyncio.sleep(DEAD_AFTER / 2)
-        with suppress(ConnectorException, OperationalError):
-            await _take_up_the_dead(worker_queue)
-
-
-async def _take_up_the_dead(worker_queue: procrastinate.App) -> None:
-    manager = worker_queue.job_manager
-    for job in await manager.get_stalled_jobs(queue=QUEUE, seconds_since_heartbeat=DEAD_AFTER):
-        with suppress(ConnectorException):  # another worker may have been first
-            await manager.retry_job(job)
-            logger.warning("job %s of a worker that is dead is taken up again", job.id)
+    await in_app(context.additional_context["app"], subscriptions.prune)
+    await in_app(context.additional_context["app"], outbox.prune)
 
 
 async def _deliver(
     app: Flask, delivery: Delivery, slice_id: int, patience: timedelta | None = None
 ) -> tuple[Counter[str], list[Due]]:
     began = time.monotonic()
-    slice = await _in_app(app, outbox.take, slice_id)
+    slice = await in_app(app, outbox.take, slice_id)
     if slice is None:
         return Counter(), []
     message = slice.message
@@ -271,7 +163,7 @@ async def _until_recorded(app: Flask, record: Callable[[], T]) -> T:
     # What was sent is sent: the database is waited for, or everybody in the slice would get it twice.
     while True:
         try:
-            return await _in_app(app, record)
+            return await in_app(app, record)
         except SQLAlchemyError as error:
             if not is_passing(error):
                 raise
@@ -279,7 +171,8 @@ async def _until_recorded(app: Flask, record: Callable[[], T]) -> T:
             await asyncio.sleep(DATABASE_RETRY)
 
 
-def _delivery(app: Flask) -> Delivery:
+def delivery_for(app: Flask) -> Delivery:
+    """Return what delivers for an application: its key, its trusted push services."""
     return Delivery(
         vapid.signer().authorization,
         app.config["PUSH_TRUSTED_PUSH_SERVICES"],
@@ -291,7 +184,7 @@ async def _deliver_here(due: Sequence[Due], on_progress: Callable[[int], None]) 
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     waiting = [(one.at, one.slice_id) for one in due]
     heapq.heapify(waiting)
-    async with _delivery(app) as delivery:
+    async with delivery_for(app) as delivery:
         while waiting:
             at, slice_id = heapq.heappop(waiting)
             await asyncio.sleep((at - datetime.now(UTC)).total_seconds())
@@ -319,7 +212,9 @@ def _defer(connection: Connection, task_name: str, due: Sequence[Due]) -> None:
             entry.batch_defer(*arguments)
 
 
-async def _in_app(app: Flask, function: Callable[..., T], *arguments: Any) -> T:
+async def in_app(app: Flask, function: Callable[..., T], *arguments: Any) -> T:
+    """Call what waits for the database in a thread, inside the application's context."""
+
     def call() -> T:
         with app.app_context():
             return function(*arguments)

@@ -10,7 +10,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from . import outbox
-from .delivery import Outcome
+from .outcomes import Outcome
 from .push_services import origin_of
 
 # Anybody can bring an endpoint of a host that nobody knows: those share one label.

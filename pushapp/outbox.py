@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, delete, exists, func, select, update
 
 from . import recipients
-from .delivery import Outcome, Result
 from .extensions import INSERTS, autocommit, transaction
 from .messages import Message
 from .models import MAX_ID, PushMessage, PushOutcome, PushSlice
+from .outcomes import Outcome, Result
 from .push_services import origin_of
 
 FIRST_DELAY = 2  # seconds before what failed in passing is tried again; doubled each time

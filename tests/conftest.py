@@ -13,6 +13,7 @@ from pushapp.extensions import db
 from pushapp.vapid import generate_key_pair
 
 from .postgresql import PostgreSQL
+from .receiving import PushServer
 
 TABLES = (
     "push_outcomes", "push_slices", "push_messages", "push_failures", "push_subscriptions",
@@ -125,6 +126,15 @@ def signed_in(app: Flask, user: object) -> FlaskClient:
     with client.session_transaction() as session:
         session["user_id"] = user
     return client
+
+
+@pytest.fixture
+def push_server() -> Iterator[PushServer]:
+    """A push service that checks all it gets."""
+    push_server = PushServer()
+    yield push_server
+    push_server.close()
+    assert push_server.wrong == []
 
 
 @pytest.fixture

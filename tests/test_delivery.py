@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -22,8 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pushapp.delivery
-from pushapp.delivery import AGAIN, Delivery, Outcome, Result, encrypt, judge, parse_retry_after
+from pushapp.delivery import Delivery, encrypt
 from pushapp.messages import Message, Urgency
+from pushapp.outcomes import AGAIN, Outcome, Result, judge, parse_retry_after
 from pushapp.vapid import TOKEN_LIFETIME, Signer, generate_key_pair
 
 from .browsers import base64url
@@ -46,14 +47,6 @@ class Recipient(NamedTuple):
 def recipient(subscription: dict[str, Any], id: int = 1) -> Recipient:
     keys = subscription["keys"]
     return Recipient(id, subscription["endpoint"], keys["p256dh"], keys["auth"])
-
-
-@pytest.fixture
-def push_server() -> Iterator[PushServer]:
-    server = PushServer()
-    yield server
-    server.close()
-    assert server.wrong == []
 
 
 class Resolver(AbstractResolver):

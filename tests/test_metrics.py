@@ -74,7 +74,7 @@ def test_hosts_that_anybody_may_bring_share_a_label(tmp_path: Path) -> None:
     program = """
 import os
 from pushapp import create_app
-from pushapp.delivery import AGAIN, SENT
+from pushapp.outcomes import SENT
 app = create_app(instance_path=os.getcwd())
 observe = app.extensions["push_observer"]
 for origin in ("https://fcm.googleapis.com", "https://a.evil.net", "https://b.evil.net", "https://par02.notify.windows.com"):

@@ -1,7 +1,7 @@
 """From `send` to the push service and back to the table, on both databases."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import text
 
 import pushapp
-from pushapp import EVERYONE, Message, MessageError, jobs, outbox
+from pushapp import EVERYONE, Message, MessageError, outbox, worker
 from pushapp.extensions import db
 
 from .browsers import subscription
@@ -22,19 +22,11 @@ from .test_contract import post, rows
 TOKEN = "a long random token"
 
 
-@pytest.fixture
-def push_server() -> Iterator[PushServer]:
-    server = PushServer()
-    yield server
-    server.close()
-    assert server.wrong == []
-
-
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Repeat in milliseconds what production repeats in seconds."""
     monkeypatch.setattr("pushapp.outbox.FIRST_DELAY", 0.02)
-    monkeypatch.setattr("pushapp.jobs.POLL_INTERVAL", 0.05)
+    monkeypatch.setattr("pushapp.worker.POLL_INTERVAL", 0.05)
     monkeypatch.setattr("pushapp.jobs.PATIENCE_HERE", timedelta(seconds=1))
     monkeypatch.setattr("pushapp.delivery.FAILURES_BEFORE_PAUSE", 10**6)
 
@@ -48,7 +40,7 @@ def work(app: Flask) -> None:
     """Do what a worker does, until nothing is due."""
     with app.app_context():
         if db.engine.dialect.name == "postgresql":
-            asyncio.run(jobs.work(app, drain=True))
+            asyncio.run(worker.work(app, drain=True))
 
 
 def send(app: Flask, to: Any, message: Message | None = None, **options: Any) -> outbox.Status:

@@ -28,14 +28,6 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
-def push_server() -> Iterator[PushServer]:
-    server = PushServer()
-    yield server
-    server.close()
-    assert server.wrong == []
-
-
-@pytest.fixture
 def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
     server = PostgreSQL(tmp_path_factory.mktemp("queue"), "fsync=off")
     yield server
