@@ -136,7 +136,7 @@ async def _deliver(
     outcomes = await delivery.deliver(
         slice.recipients,
         message.payload(),
-        ttl=message.remaining_ttl(slice.created_at),
+        ttl=message.ttl_for(slice.created_at, slice.attempts),
         urgency=message.urgency,
         topic=message.topic,
     )

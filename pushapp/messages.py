@@ -1,6 +1,7 @@
 """What is said: a push message, its payload and how the push service is to treat it."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -103,9 +104,14 @@ class Message:
         """Return the moment after which nobody wants the message any more."""
         return created_at + timedelta(seconds=self.ttl)
 
-    def remaining_ttl(self, created_at: datetime) -> int:
-        """Return how long the push service may keep a message made at `created_at`, in seconds."""
-        return max(0, int((self.expires_at(created_at) - datetime.now(UTC)).total_seconds()))
+    def ttl_for(self, created_at: datetime, attempts: int) -> int:
+        """Return how long the push service may keep a message made at `created_at`, in seconds.
+
+        It counts from when the push service has it (RFC 8030, section 5.2), so the first attempt asks for
+        the whole TTL, unless that is over; a repeated one for what is left.
+        """
+        left = max(0, math.ceil((self.expires_at(created_at) - datetime.now(UTC)).total_seconds()))
+        return left if attempts or not left else self.ttl
 
     def to_json(self) -> dict[str, Any]:
         """Return all members as JSON values, for `from_json`."""

@@ -1,6 +1,7 @@
 """What is said: no network needed."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -74,3 +75,12 @@ def test_it_survives_being_kept_as_json() -> None:
         title="x", actions=[{"action": "a", "title": "A"}], urgency=Urgency.HIGH, topic="t", ttl=5, data=[1]
     )
     assert Message.from_json(json.loads(json.dumps(message.to_json()))) == message
+
+
+def test_its_first_attempt_asks_for_the_whole_ttl_and_a_repeated_one_for_what_is_left() -> None:
+    message = Message(title="x", ttl=60)
+    now = datetime.now(UTC)
+    assert message.ttl_for(now - timedelta(seconds=20), attempts=0) == 60
+    assert message.ttl_for(now - timedelta(seconds=20), attempts=1) == 40
+    assert message.ttl_for(now - timedelta(seconds=61), attempts=0) == 0
+    assert Message(title="x", ttl=0).ttl_for(now, attempts=0) == 0
