@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import text
+from sqlalchemy import bindparam, text
 
 import pushapp
 from pushapp import EVERYONE, Message, MessageError, outbox, worker
 from pushapp.extensions import db
+from pushapp.models import UTCDateTime
 
 from .browsers import subscription
 from .conftest import signed_in
@@ -55,9 +56,10 @@ def counts(status: outbox.Status) -> tuple[int, int, int]:
     return status.sent, status.gone, status.failed
 
 
-def execute(app: Flask, statement: str, **values: Any) -> None:
+def execute(app: Flask, statement: str, **moments: datetime) -> None:
+    typed = text(statement).bindparams(*(bindparam(name, type_=UTCDateTime) for name in moments))
     with app.app_context(), db.engine.begin() as connection:
-        connection.execute(text(statement), values)
+        connection.execute(typed, moments)
 
 
 def scalar(app: Flask, query: str) -> Any:
