@@ -125,8 +125,11 @@ def send_command(user: str | None, everyone: bool, **members: Any) -> None:
             bar.length = of
             bar.update(done)
 
-        to = EVERYONE if user is None else user
-        status = outbox.status(jobs.send(message, to=to, on_progress=show))
+        try:
+            id = jobs.send(message, to=user or EVERYONE, on_progress=show)
+        except MessageError as error:
+            raise click.UsageError(str(error)) from None
+    status = outbox.status(id)
     queued = status.recipients - status.sent - status.gone - status.failed
     counts = f"{status.sent} sent, {status.gone} gone, {status.failed} failed, {queued} queued"
     click.echo(f"Message {status.id}: {counts}.")

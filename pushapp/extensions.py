@@ -91,13 +91,24 @@ def autocommit() -> Iterator[Connection]:
 
 
 @contextmanager
-def transaction() -> Iterator[Connection]:
-    """Yield a connection in one transaction, which is committed at the end."""
+def transaction(*, bounded: bool = True) -> Iterator[Connection]:
+    """Yield a connection in one transaction, which is committed at the end.
+
+    Where nobody waits for the answer it need not be bounded: then PostgreSQL may take as long as it needs.
+    """
     with engine().connect() as connection:
         if connection.dialect.name == "postgresql":
             connection.execution_options(isolation_level="READ COMMITTED")
-        yield connection
-        connection.commit()
+        driver_connection = connection.connection.driver_connection
+        if not bounded and isinstance(driver_connection, _BoundedConnection):
+            driver_connection.answer_timeout = None
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        try:
+            yield connection
+            connection.commit()
+        finally:
+            if isinstance(driver_connection, _BoundedConnection):
+                driver_connection.answer_timeout = ANSWER_TIMEOUT
 
 
 def _use_plain_types(table: Table) -> None:
@@ -118,9 +129,11 @@ def _prepare(engine: Engine) -> None:
 class _BoundedConnection(psycopg.Connection[Any]):
     """A connection that gives up on a server that does not answer (it may be stopped, or its host gone)."""
 
+    answer_timeout: float | None = ANSWER_TIMEOUT
+
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
-            return super().wait(gen, interval, timeout or ANSWER_TIMEOUT)
+            return super().wait(gen, interval, timeout or self.answer_timeout)
         except psycopg.OperationalError:
             if self.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
                 self.close()  # an answer that comes late must not be taken for the next one's

@@ -98,8 +98,7 @@ async def fan_out(context: procrastinate.JobContext, *, slice_id: int) -> None:
     """Cut a message to everyone into slices."""
 
     def cut() -> int:
-        with transaction() as connection:
-            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        with transaction(bounded=False) as connection:
             due = outbox.cut(connection, slice_id)
             _defer(connection, DELIVER, due)
             return len(due)

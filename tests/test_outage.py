@@ -10,9 +10,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
+from sqlalchemy.exc import OperationalError
 
 from pushapp import create_app
-from pushapp.extensions import db
+from pushapp.extensions import db, transaction
 
 from .browsers import subscription
 from .conftest import SETTINGS, migrate, signed_in
@@ -161,3 +162,11 @@ def test_nothing_acknowledged_is_lost_when_it_is_killed(app: Flask, fragile: Pos
     with app.app_context(), db.engine.connect() as connection:
         kept = {row.endpoint for row in connection.exec_driver_sql("SELECT endpoint FROM push_subscriptions")}
     assert set(acknowledged) <= kept
+
+
+def test_only_what_nobody_waits_for_may_take_long(app: Flask) -> None:
+    with app.app_context():
+        with transaction(bounded=False) as connection:
+            connection.exec_driver_sql("SELECT pg_sleep(2.5)")
+        with pytest.raises(OperationalError), transaction() as connection:
+            connection.exec_driver_sql("SELECT pg_sleep(2.5)")

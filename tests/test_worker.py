@@ -129,6 +129,7 @@ def test_a_message_is_queued_from_the_shell_on_postgresql(site: Site, push_serve
     [
         ([], "Name a USER, or say --everyone."),
         (["alice", "--everyone"], "Name a USER, or say --everyone."),
+        (["x" * 256], "to: Must be a user's id"),
         (["alice", "--ttl", "-1"], "ttl: Must not be negative."),
         (["alice", "--topic", "a b"], "topic: "),
         (["alice", "--urgency", "now"], "urgency"),
