@@ -1,6 +1,8 @@
 """Runs the migrations on the database of the current Flask application."""
 
+import warnings
 from logging.config import fileConfig
+from typing import Any
 
 from alembic import context
 from alembic.util import CommandError
@@ -12,10 +14,17 @@ fileConfig(context.config.config_file_name, disable_existing_loggers=False)
 
 migrate = current_app.extensions["migrate"]
 
+# PostgreSQL's index of an expression is among the models, and is nothing for SQLite.
+warnings.filterwarnings("ignore", "autogenerate skipping metadata-specified expression-based index")
 
-def is_ours(_object: object, name: str | None, kind: str, *_more: object) -> bool:
-    """Leave the queue's own tables out of the comparison with the models."""
-    return kind != "table" or not str(name).startswith("procrastinate_")
+
+def is_ours(item: Any, name: str | None, kind: str, *_more: object) -> bool:
+    """Leave out of the comparison with the models the queue's tables, and what is for another database."""
+    if kind == "table":
+        return not str(name).startswith("procrastinate_")
+    only_on = item.table.info.get("only_on", {}) if kind in ("index", "unique_constraint") else {}
+    dialect = migrate.db.engine.dialect.name
+    return bool(only_on.get(name, dialect) == dialect)
 
 
 options = {"include_object": is_ours, "target_metadata": migrate.db.metadata, **migrate.configure_args}

@@ -7,7 +7,8 @@ from flask import Flask
 
 from . import cli, config, demo, errors, health, vapid, views
 from .config import ConfigurationError
-from .extensions import api, engine, init_api, init_database
+from .database import engine
+from .extensions import api, init_api, init_database
 from .jobs import EVERYONE, send
 from .messages import Message, MessageError, Urgency
 

@@ -19,8 +19,7 @@ from . import demo as demo_site
 from . import jobs, outbox, subscriptions, vapid
 from . import worker as queue_worker
 from .config import ConfigurationError
-from .errors import describe, is_passing
-from .extensions import engine
+from .database import describe, engine, is_passing
 from .jobs import EVERYONE
 from .messages import DEFAULT_TTL, Message, MessageError, Urgency
 from .schemas import KeptSubscriptionSchema
@@ -131,7 +130,8 @@ def send_command(user: str | None, everyone: bool, **members: Any) -> None:
             raise click.UsageError(str(error)) from None
     status = outbox.status(id)
     queued = status.recipients - status.sent - status.gone - status.failed
-    counts = f"{status.sent} sent, {status.gone} gone, {status.failed} failed, {queued} queued"
+    more = "" if status.is_cut or status.recipients < outbox.MAX_COUNTED else " or more"
+    counts = f"{status.sent} sent, {status.gone} gone, {status.failed} failed, {queued}{more} queued"
     click.echo(f"Message {status.id}: {counts}.")
 
 

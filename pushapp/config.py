@@ -38,8 +38,8 @@ SITE_DEFAULTS: Mapping[str, Any] = {
 }
 
 DEFAULT_DATABASE_URL = "sqlite:///pushapp.db"
-DATABASE_TIMEOUT = 2  # seconds, for a place in the pool and for a new connection
-STATEMENT_TIMEOUT = 1_500  # milliseconds, kept by PostgreSQL
+POOL_TIMEOUT = 1  # seconds, for a place in the pool; on SQLite for the lock on the file
+STATEMENT_TIMEOUT = 1_300  # milliseconds, kept by PostgreSQL
 
 
 class ConfigurationError(Exception):
@@ -121,13 +121,13 @@ def engine_options(url: URL) -> dict[str, Any]:
     """Return SQLAlchemy's engine options for a database: bounded waits, and no values in error texts."""
     options: dict[str, Any] = {"hide_parameters": True}
     if is_embedded(url):
-        return options | {"connect_args": {"timeout": DATABASE_TIMEOUT}}
-    connect_args: dict[str, Any] = {"connect_timeout": DATABASE_TIMEOUT}
+        return options | {"connect_args": {"timeout": POOL_TIMEOUT}}
+    connect_args: dict[str, Any] = {"connect_timeout": 2}  # seconds
     if "options" not in url.query:
         # UTC, since a date in the year 9999 cannot be read in a zone that is ahead of it.
         connect_args["options"] = f"-c statement_timeout={STATEMENT_TIMEOUT} -c timezone=UTC"
     return options | {
-        "pool_timeout": DATABASE_TIMEOUT,
+        "pool_timeout": POOL_TIMEOUT,
         "connect_args": connect_args,
         # Most requests are one statement: no BEGIN, and nothing to roll back when the connection returns.
         "isolation_level": "AUTOCOMMIT",

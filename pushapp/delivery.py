@@ -6,8 +6,8 @@ import os
 import socket
 import time
 from base64 import urlsafe_b64decode
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
 from ipaddress import ip_address
 from typing import Protocol, Self
 
@@ -17,17 +17,18 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from cryptography.hazmat.primitives.asymmetric import ec
 from yarl import URL
 
+from .circuit_breaker import CircuitBreaker, CircuitOpenError
 from .messages import Urgency
 from .outcomes import AGAIN, Outcome, Result, judge
 from .push_services import Origin, check_endpoint, is_public_address, origin_of
 
 CONNECT_TIMEOUT = 5  # seconds
-TOTAL_TIMEOUT = 15  # seconds, for one message
-MAX_CONNECTIONS = 256
-MAX_CONNECTIONS_PER_ORIGIN = 128
-AT_ONCE = 64  # messages of one slice
+TOTAL_TIMEOUT = 10  # seconds, for one message
+MAX_CONNECTIONS = 128  # to one origin; in all there may be as many as there are messages in flight
+AT_ONCE = 64  # messages of one slice to one origin
 MAX_ANSWER = 64 * 1024  # bytes read of an answer
-FAILURES_BEFORE_PAUSE = 10  # in a row; then an origin is left alone for as many seconds as it failed times
+FAILURES_BEFORE_PAUSE = 10  # in a row
+FIRST_PAUSE = 10  # seconds
 MAX_PAUSE = 300  # seconds
 SECONDS_BETWEEN_LOG_LINES = 60  # about one origin
 
@@ -63,6 +64,14 @@ def encrypt(payload: bytes, p256dh: str, auth: str) -> bytes:
         version="aes128gcm",
     )
     return body
+
+
+def _authority(endpoint: str) -> str:
+    return "/".join(endpoint.split("/", 3)[:3])
+
+
+def _breaker() -> CircuitBreaker:
+    return CircuitBreaker(FAILURES_BEFORE_PAUSE, pause=FIRST_PAUSE, max_pause=MAX_PAUSE)
 
 
 def _decode(text: str) -> bytes:
@@ -117,8 +126,8 @@ class Delivery:
         self._trusted = trusted
         self._observe = observe
         self._origins: dict[str, Origin] = {}  # those that are agreed to, by scheme and authority
-        self._failures: Counter[str] = Counter()  # in a row, by origin
-        self._paused_until: dict[str, float] = {}  # by origin, on the monotonic clock
+        # One push service that is away or overrun must not hold up the others.
+        self._breakers: defaultdict[str, CircuitBreaker] = defaultdict(_breaker)  # by origin
         self._silent_until: dict[str, float] = {}  # no further line about this origin in the log
         places = {(origin.host.strip("[]"), origin.port) for origin in map(origin_of, trusted)}
         self._resolver = PublicResolver(places, resolver)
@@ -126,8 +135,8 @@ class Delivery:
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(
             resolver=self._resolver,
-            limit=MAX_CONNECTIONS,
-            limit_per_host=MAX_CONNECTIONS_PER_ORIGIN,
+            limit=0,
+            limit_per_host=MAX_CONNECTIONS,
             keepalive_timeout=60,
         )
         self._session = aiohttp.ClientSession(
@@ -165,13 +174,21 @@ class Delivery:
         if topic is not None:
             headers["Topic"] = topic
         outcomes: list[Outcome] = [AGAIN] * len(recipients)
-        waiting = iter(enumerate(recipients))
+        by_authority: defaultdict[str, list[int]] = defaultdict(list)
+        for position, recipient in enumerate(recipients):
+            by_authority[_authority(recipient.endpoint)].append(position)
 
-        async def deliver_in_turn() -> None:
-            for position, recipient in waiting:
-                outcomes[position] = await self._deliver(recipient, payload, headers)
+        async def deliver_in_turn(positions: Iterator[int]) -> None:
+            for position in positions:
+                outcomes[position] = await self._deliver(recipients[position], payload, headers)
 
-        await asyncio.gather(*(deliver_in_turn() for _ in range(min(AT_ONCE, len(recipients)))))
+        # Each push service by itself, so that a silent one costs only its own.
+        lanes = (
+            deliver_in_turn(waiting)
+            for positions in by_authority.values()
+            for waiting in [iter(positions)] * min(AT_ONCE, len(positions))
+        )
+        await asyncio.gather(*lanes)
         return outcomes
 
     async def _deliver(self, recipient: Recipient, payload: bytes, headers: dict[str, str]) -> Outcome:
@@ -179,10 +196,22 @@ class Delivery:
             origin = self._agreed_origin(recipient.endpoint)
         except ValueError:
             return Outcome(Result.FAILED, blames_subscription=True)
+        breaker = self._breakers[str(origin)]
+        try:
+            with breaker.attempt():
+                outcome = await self._try(origin, recipient, payload, headers)
+                if outcome.result is Result.AGAIN:
+                    breaker.failed(outcome.retry_after or 0.0)
+                else:
+                    breaker.succeeded()
+        except CircuitOpenError as error:
+            return Outcome(Result.AGAIN, error.seconds)
+        return outcome
+
+    async def _try(
+        self, origin: Origin, recipient: Recipient, payload: bytes, headers: dict[str, str]
+    ) -> Outcome:
         name = str(origin)
-        pause = self._paused_until.get(name, 0) - time.monotonic()
-        if pause > 0:
-            return Outcome(Result.AGAIN, pause)
         headers = {**headers, "Authorization": self._authorization(name)}
         if origin.host.endswith(".notify.windows.com"):
             headers["X-WNS-Cache-Policy"] = "no-cache" if headers["TTL"] == "0" else "cache"
@@ -202,7 +231,6 @@ class Delivery:
             outcome, status = AGAIN, 0
         except ValueError:  # no keys after all
             return Outcome(Result.FAILED, blames_subscription=True)
-        self._remember(name, outcome)
         if self._observe:
             self._observe(name, outcome, time.monotonic() - began)
         if outcome.result is Result.FAILED:
@@ -212,19 +240,8 @@ class Delivery:
                 self._log(logging.ERROR, name, "refuses us (%d): check %s", status, OUR_OWN_FAULTS)
         return outcome
 
-    def _remember(self, origin: str, outcome: Outcome) -> None:
-        # One push service that is away or overrun must not hold up the others.
-        if outcome.result is not Result.AGAIN:
-            self._failures[origin] = 0
-            return
-        self._failures[origin] += 1
-        if (failures := self._failures[origin]) >= FAILURES_BEFORE_PAUSE:
-            seconds = min(max(failures, outcome.retry_after or 0), MAX_PAUSE)
-            self._paused_until[origin] = time.monotonic() + seconds
-
     def _agreed_origin(self, endpoint: str) -> Origin:
-        authority = endpoint.split("/", 3)[:3]
-        key = "/".join(authority)
+        key = _authority(endpoint)
         origin = self._origins.get(key)
         if origin is None:
             check_endpoint(endpoint, self._trusted)

@@ -8,8 +8,8 @@ from flask import Blueprint, Flask, Response, request, send_from_directory, sess
 from . import jobs, outbox
 from .authentication import require_own_site, require_user
 from .config import ConfigurationError
+from .database import engine
 from .errors import refuse
-from .extensions import engine
 from .json_body import require_json
 from .messages import Message
 from .models import MAX_USER_ID_LENGTH

@@ -5,10 +5,10 @@ from typing import NoReturn
 
 from flask import Response, abort, json, request
 from flask.sansio.scaffold import Scaffold
-from sqlalchemy.exc import DBAPIError, InternalError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import InterfaceError as DriverError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from werkzeug.exceptions import HTTPException, InternalServerError, ServiceUnavailable
+
+from .database import UnavailableError, describe, is_passing
 
 RETRY_AFTER = 2  # seconds
 
@@ -53,31 +53,10 @@ def answer_routing_error(prefix: str) -> Response | None:
 
 def _answer_database_error(error: SQLAlchemyError) -> Response:
     if is_passing(error):
-        logger.warning("the database does not answer: %s", describe(error))
+        if not isinstance(error, UnavailableError):  # those who asked have said so
+            logger.warning("the database does not answer: %s", describe(error))
         return answer(ServiceUnavailable("The database does not answer.", retry_after=RETRY_AFTER))
     if isinstance(error, DBAPIError):
         error.hide_parameters = True  # endpoints and keys are among them
     logger.exception("the database refused a statement")
     return answer(InternalServerError())
-
-
-def is_passing(error: SQLAlchemyError) -> bool:
-    """Say whether the database is away or too slow, rather than asked for something wrong.
-
-    psycopg reports a lost server, a statement's time-out and recovery as OperationalError, a
-    read-only standby as InternalError; a table that is not there yet waits for `flask db upgrade`.
-    """
-    if isinstance(error, PoolTimeout | OperationalError | InternalError | DriverError):
-        return True
-    return isinstance(error, DBAPIError) and _sqlstate(error) == "42P01"
-
-
-def describe(error: SQLAlchemyError) -> str:
-    """Return a database error's class and state, without the statement and its values."""
-    if not isinstance(error, DBAPIError):
-        return type(error).__name__
-    return f"{type(error.orig).__name__} {_sqlstate(error) or ''}".rstrip()
-
-
-def _sqlstate(error: DBAPIError) -> str | None:
-    return getattr(error.orig, "sqlstate", None)

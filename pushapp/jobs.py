@@ -5,7 +5,7 @@ import heapq
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Final, TypeVar
@@ -19,9 +19,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from . import outbox, subscriptions, vapid
+from .database import deadline, describe, engine, is_passing, transaction
 from .delivery import Delivery
-from .errors import describe, is_passing
-from .extensions import engine, transaction
 from .messages import Message, MessageError
 from .models import MAX_USER_ID_LENGTH
 from .outbox import Due
@@ -31,6 +30,8 @@ QUEUE = "push"
 FAN_OUT = "pushapp.fan_out"
 DELIVER = "pushapp.deliver"
 DATABASE_RETRY = 2  # seconds
+RECORDING_TIMEOUT = 10  # seconds
+URGENT, TO_EVERYONE = 1, 0  # priorities: a message to one user does not wait behind one to all
 PATIENCE_HERE = timedelta(seconds=30)  # how long a send on SQLite repeats what is passing
 DEFER_AT_ONCE = 500  # jobs a statement
 
@@ -69,15 +70,13 @@ def send(
     Raises MessageError when `to` can be nobody.
     """
     user_id = _user_id(to)
-    if engine().dialect.name == "postgresql":
-        with transaction() as connection:
-            id, due = outbox.put(connection, message, user_id, idempotency_key)
-            _defer(connection, FAN_OUT if to is EVERYONE else DELIVER, due)
-        return id
     with transaction() as connection:
         id, due = outbox.put(connection, message, user_id, idempotency_key)
-        if to is EVERYONE:
-            due = [cut for uncut in due for cut in outbox.cut(connection, uncut.slice_id)]
+        _defer(connection, FAN_OUT if to is EVERYONE else DELIVER, due)
+    if engine().dialect.name == "postgresql":
+        return id
+    if to is EVERYONE:
+        due = [cut for uncut in due for piece in _cut(uncut.slice_id) for cut in piece]
     total = outbox.status(id).recipients
     asyncio.run(_deliver_here(due, lambda done: on_progress(done, total)))
     return id
@@ -95,16 +94,23 @@ def _user_id(to: object) -> str | None:
 
 @queue.task(name=FAN_OUT, queue=QUEUE, retry=_until_it_works, pass_context=True)
 async def fan_out(context: procrastinate.JobContext, *, slice_id: int) -> None:
-    """Cut a message to everyone into slices."""
+    """Cut a message to everyone into slices, a piece at a time: the first are sent while others are cut."""
 
     def cut() -> int:
-        with transaction(bounded=False) as connection:
-            due = outbox.cut(connection, slice_id)
-            _defer(connection, DELIVER, due)
-            return len(due)
+        return sum(len(piece) for piece in _cut(slice_id))
 
     slices = await in_app(context.additional_context["app"], cut)
     logger.info("slice %d: cut into %d", slice_id, slices)
+
+
+def _cut(slice_id: int) -> Iterator[list[Due]]:
+    # What dies on the way is gone on with: a piece and its jobs are committed together.
+    piece = None
+    while piece != []:
+        with transaction() as connection:
+            piece = outbox.cut(connection, slice_id)
+            _defer(connection, DELIVER, piece, priority=TO_EVERYONE)
+        yield piece
 
 
 @queue.task(name=DELIVER, queue=QUEUE, retry=_until_it_works, pass_context=True)
@@ -141,10 +147,10 @@ async def _deliver(
     )
 
     def record() -> tuple[Counter[str], list[Due]]:
-        with transaction() as connection:
+        with transaction(deadline(RECORDING_TIMEOUT)) as connection:
             counts, due = outbox.record(connection, slice, outcomes, give_up_at)
-            if connection.dialect.name == "postgresql":
-                _defer(connection, DELIVER, due)
+            priority = TO_EVERYONE if slice.user_id is None else URGENT
+            _defer(connection, DELIVER, due, priority)
             return counts, due
 
     counts, due = await _until_recorded(app, record)
@@ -193,8 +199,10 @@ async def _deliver_here(due: Sequence[Due], on_progress: Callable[[int], None]) 
                 heapq.heappush(waiting, (one.at, one.slice_id))
 
 
-def _defer(connection: Connection, task_name: str, due: Sequence[Due]) -> None:
+def _defer(connection: Connection, task_name: str, due: Sequence[Due], priority: int = URGENT) -> None:
     # On the same connection, so that what is to be done and its job are committed together.
+    if connection.dialect.name != "postgresql":
+        return
     driver_connection = connection.connection.driver_connection
     moments = sorted({one.at for one in due})
     for at in moments:
@@ -206,6 +214,7 @@ def _defer(connection: Connection, task_name: str, due: Sequence[Due]) -> None:
                 job_manager=_entrance,
                 connection=driver_connection,
                 schedule_at=at,
+                priority=priority,
             )
             arguments: list[JSONDict] = [{"slice_id": id} for id in ids[start : start + DEFER_AT_ONCE]]
             entry.batch_defer(*arguments)

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    ColumnElement,
     DateTime,
     Dialect,
     ForeignKey,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     func,
+    literal_column,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
@@ -25,6 +27,11 @@ from .extensions import db
 
 MAX_USER_ID_LENGTH = 255
 MAX_ID = 2**63 - 1
+
+UNIQUE_ON_SQLITE = "uq_push_subscriptions_user_id_endpoint"
+UNIQUE_ON_POSTGRESQL = "uq_push_subscriptions_user_id_endpoint_digest"
+# PostgreSQL digests bytes, and reads text as bytes with backslashes for escapes.
+ENDPOINT_DIGEST: ColumnElement[bytes] = literal_column(r"sha256(replace(endpoint, '\', '\\')::bytea)")
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -63,7 +70,9 @@ class PushSubscription(db.Model):  # type: ignore[misc,name-defined]  # Flask-SQ
     updated_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=func.now())
 
     __table_args__ = (
-        UniqueConstraint("user_id", "endpoint", name="uq_push_subscriptions_user_id_endpoint"),
+        # One row for a user and an endpoint. An index of whole endpoints would be as large as the table.
+        Index(UNIQUE_ON_POSTGRESQL, "user_id", ENDPOINT_DIGEST, unique=True).ddl_if("postgresql"),
+        UniqueConstraint("user_id", "endpoint", name=UNIQUE_ON_SQLITE).ddl_if("sqlite"),
         # Finds the same browser under another user.
         Index("ix_push_subscriptions_endpoint", "endpoint", postgresql_using="hash"),
         # Few subscriptions expire, so an index of those alone costs nothing to the others.
@@ -73,8 +82,11 @@ class PushSubscription(db.Model):  # type: ignore[misc,name-defined]  # Flask-SQ
             postgresql_where=text("expires_at IS NOT NULL"),
             sqlite_where=text("expires_at IS NOT NULL"),
         ),
-        # An id that is gone never comes back for another browser.
-        {"sqlite_autoincrement": True},
+        {
+            # An id that is gone never comes back for another browser.
+            "sqlite_autoincrement": True,
+            "info": {"only_on": {UNIQUE_ON_POSTGRESQL: "postgresql", UNIQUE_ON_SQLITE: "sqlite"}},
+        },
     )
 
 
@@ -98,7 +110,7 @@ class PushMessage(db.Model):  # type: ignore[misc,name-defined]
     message: Mapped[dict[str, Any]] = mapped_column(JSON)
     recipients: Mapped[int] = mapped_column(BigInteger)
     idempotency_key: Mapped[str | None] = mapped_column(String(255), unique=True)
-    created_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=func.now())
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=func.now(), index=True)
 
     __table_args__ = ({"sqlite_autoincrement": True},)
 

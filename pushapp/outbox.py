@@ -10,15 +10,20 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, delete, exists, func, select, update
 
 from . import recipients
-from .extensions import INSERTS, autocommit, transaction
+from .database import autocommit, transaction
+from .extensions import INSERTS
 from .messages import Message
-from .models import MAX_ID, PushMessage, PushOutcome, PushSlice
+from .models import PushMessage, PushOutcome, PushSlice
 from .outcomes import Outcome, Result
 from .push_services import origin_of
 
 FIRST_DELAY = 2  # seconds before what failed in passing is tried again; doubled each time
 MAX_DELAY = 60 * 60  # seconds
 KEPT_FOR = timedelta(days=30)  # finished messages
+PRUNE_SLICE = 1_000  # messages a transaction
+MAX_COUNTED = 10 * recipients.SLICE_SIZE  # subscriptions, when a message to everyone is put in
+UNCUT = 0  # the size of a slice that stands for those that are not cut yet
+CUT_AT_ONCE = 100 * recipients.SLICE_SIZE  # subscriptions a transaction
 
 _message = PushMessage.__table__.c
 _slice = PushSlice.__table__.c
@@ -57,6 +62,7 @@ class Status:
     sent: int
     gone: int
     failed: int
+    is_cut: bool  # so that `recipients` is final
 
 
 class Backlog(NamedTuple):
@@ -78,13 +84,14 @@ def put(
     """Put a message in, for a user or for everyone; return its id and what is due.
 
     With an idempotency key that was used before, return the first message's id, and nothing due. A
-    message to everyone is one uncut slice.
+    message to everyone is one uncut slice, so that its size makes no difference here.
     """
     now = datetime.now(UTC)
+    found = recipients.ranges(connection, user_id, limit=MAX_COUNTED if user_id is None else None)
     row = {
         "user_id": user_id,
         "message": message.to_json(),
-        "recipients": recipients.count(connection, user_id),
+        "recipients": sum(one.size for one in found),
         "idempotency_key": idempotency_key,
         "created_at": now,
     }
@@ -96,26 +103,37 @@ def put(
             select(_message.id).where(_message.idempotency_key == idempotency_key)
         ).scalar_one(), []
     if user_id is None:
-        return id, [_add_slice(connection, id, now, first_id=0, last_id=MAX_ID, size=0)]
-    found = recipients.ranges(connection, user_id)
+        last_id = recipients.newest_id(connection)
+        return id, [_add_slice(connection, id, now, first_id=0, last_id=last_id, size=UNCUT)]
     return id, [_add_slice(connection, id, now, **one._asdict()) for one in found]
 
 
 def cut(connection: Connection, slice_id: int) -> list[Due]:
-    """Replace the uncut slice of a message to everyone by slices that can be sent; return them."""
-    removed = delete(PushSlice.__table__).where(_slice.id == slice_id).returning(_slice.message_id)
-    message_id = connection.execute(removed).scalar()
-    if message_id is None:
+    """Cut the next slices off the uncut slice of a message to everyone, and return them.
+
+    None is left to cut when none is returned. What is cut is what has not been cut before, whoever asks
+    at the same time.
+    """
+    uncut = connection.execute(
+        select(PushSlice.__table__).where(_slice.id == slice_id).with_for_update()
+    ).one_or_none()
+    if uncut is None:
         return []
-    now = datetime.now(UTC)
-    found = recipients.ranges(connection, None)
+    found = recipients.ranges(
+        connection, None, first_id=uncut.first_id, last_id=uncut.last_id, limit=CUT_AT_ONCE
+    )
     total = sum(one.size for one in found)
+    so_far = _message.recipients if uncut.first_id else 0
     connection.execute(
-        update(PushMessage.__table__).where(_message.id == message_id).values(recipients=total)
+        update(PushMessage.__table__).where(_message.id == uncut.message_id).values(recipients=so_far + total)
     )
     if not found:
+        connection.execute(delete(PushSlice.__table__).where(_slice.id == slice_id))
         return []
-    common = {"message_id": message_id, "attempts": 0, "due_at": now, "subscription_ids": None}
+    rest = found[-1].last_id + 1
+    connection.execute(update(PushSlice.__table__).where(_slice.id == slice_id).values(first_id=rest))
+    now = datetime.now(UTC)
+    common = {"message_id": uncut.message_id, "attempts": 0, "due_at": now, "subscription_ids": None}
     rows = connection.execute(
         PushSlice.__table__.insert().returning(_slice.id), [one._asdict() | common for one in found]
     )
@@ -185,16 +203,18 @@ def status(message_id: int) -> Status:
     """
     with autocommit() as connection:
         unfinished = exists().where(_slice.message_id == message_id)
+        uncut = exists().where(_slice.message_id == message_id, _slice.size == UNCUT)
         row = connection.execute(
-            select(_message.recipients, unfinished).where(_message.id == message_id)
+            select(_message.recipients, unfinished, uncut).where(_message.id == message_id)
         ).one_or_none()
         if row is None:
             raise UnknownMessageError
         sums = select(_outcome.outcome, func.sum(_outcome.count)).where(_outcome.message_id == message_id)
         counts = {name: int(number) for name, number in connection.execute(sums.group_by(_outcome.outcome))}
-    total, is_unfinished = row
+    total, is_unfinished, is_uncut = row
     state = "done" if not is_unfinished else "sending" if counts else "queued"
-    return Status(message_id, state, total, *(counts.get(name, 0) for name in ("sent", "gone", "failed")))
+    sent, gone, failed = (counts.get(name, 0) for name in ("sent", "gone", "failed"))
+    return Status(message_id, state, total, sent, gone, failed, not is_uncut)
 
 
 def backlog() -> Backlog:
@@ -207,13 +227,26 @@ def backlog() -> Backlog:
 
 def prune() -> int:
     """Forget the messages that were finished long ago, and return how many."""
-    with transaction() as connection:
-        unfinished = exists().where(_slice.message_id == _message.id)
-        old = select(_message.id).where(_message.created_at < datetime.now(UTC) - KEPT_FOR, ~unfinished)
-        connection.execute(delete(PushOutcome.__table__).where(_outcome.message_id.in_(old)))
-        pruned = connection.execute(delete(PushMessage.__table__).where(_message.id.in_(old))).rowcount
-        recipients.forget_failures(connection)
-        return pruned
+    pruned, gone = 0, PRUNE_SLICE
+    while gone == PRUNE_SLICE:
+        with transaction() as connection:
+            unfinished = exists().where(_slice.message_id == _message.id)
+            old = (
+                select(_message.id)
+                .where(_message.created_at < datetime.now(UTC) - KEPT_FOR, ~unfinished)
+                .order_by(_message.created_at)
+                .limit(PRUNE_SLICE)
+            )
+            ids = connection.execute(old).scalars().all()
+            connection.execute(delete(PushOutcome.__table__).where(_outcome.message_id.in_(ids)))
+            connection.execute(delete(PushMessage.__table__).where(_message.id.in_(ids)))
+            gone = len(ids)
+        pruned += gone
+    after_id: int | None = 0
+    while after_id is not None:
+        with transaction() as connection:
+            after_id = recipients.forget_failures(connection, after_id, PRUNE_SLICE)
+    return pruned
 
 
 def _add_slice(connection: Connection, message_id: int, at: datetime, **members: Any) -> Due:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, or_, select, tuple_
 
 from .extensions import INSERTS
-from .models import PushFailure, PushSubscription
+from .models import MAX_ID, PushFailure, PushSubscription
 
 SLICE_SIZE = 250
 MAX_FAILURES = 3  # in a row
@@ -25,27 +25,38 @@ class Range(NamedTuple):
     size: int
 
 
-def ranges(connection: Connection, user_id: str | None) -> list[Range]:
-    """Cut a user's subscriptions, or everyone's, into ranges of at most SLICE_SIZE.
+def newest_id(connection: Connection) -> int:
+    """Return the highest id there is, or 0."""
+    return connection.execute(select(func.max(_column.id))).scalar() or 0
 
-    The database does the cutting, whatever their number: their ids are not read.
+
+def ranges(
+    connection: Connection,
+    user_id: str | None,
+    *,
+    first_id: int = 0,
+    last_id: int = MAX_ID,
+    limit: int | None = None,
+) -> list[Range]:
+    """Cut a user's subscriptions, or everyone's, into ranges of at most SLICE_SIZE; no more than `limit`.
+
+    The database does the cutting: their ids are not read.
     """
-    numbered = (
-        select(_column.id, ((func.row_number().over(order_by=_column.id) - 1) // SLICE_SIZE).label("slice"))
-        .where(_reachable(user_id))
+    reached = (
+        select(_column.id)
+        .where(_reachable(user_id), _column.id.between(first_id, last_id))
+        .order_by(_column.id)
+        .limit(limit)
         .subquery()
     )
+    number = func.row_number().over(order_by=reached.c.id) - 1
+    numbered = select(reached.c.id, (number // SLICE_SIZE).label("slice")).subquery()
     cut = (
         select(func.min(numbered.c.id), func.max(numbered.c.id), func.count())
         .group_by(numbered.c.slice)
         .order_by(numbered.c.slice)
     )
     return [Range(*row) for row in connection.execute(cut)]
-
-
-def count(connection: Connection, user_id: str | None) -> int:
-    """Return how many subscriptions a message to a user, or to everyone, goes to."""
-    return connection.execute(select(func.count(_column.id)).where(_reachable(user_id))).scalar_one()
 
 
 def load(
@@ -96,10 +107,17 @@ def note_failures(connection: Connection, ids: Sequence[int]) -> None:
     connection.execute(delete(PushSubscription.__table__).where(_column.id.in_(hopeless)))
 
 
-def forget_failures(connection: Connection) -> None:
-    """Forget the failures of subscriptions that are no longer there."""
-    there = select(_column.id).where(_column.id == _failure.subscription_id)
-    connection.execute(delete(PushFailure.__table__).where(~there.exists()))
+def forget_failures(connection: Connection, after_id: int, limit: int) -> int | None:
+    """Forget the failures of subscriptions that are no longer there, among the next `limit` after an id.
+
+    Returns the id to go on after, or None when none is left.
+    """
+    next_ids = select(_failure.subscription_id).where(_failure.subscription_id > after_id)
+    ids = connection.execute(next_ids.order_by(_failure.subscription_id).limit(limit)).scalars().all()
+    there = connection.execute(select(_column.id).where(_column.id.in_(ids))).scalars()
+    vanished = set(ids).difference(there)
+    connection.execute(delete(PushFailure.__table__).where(_failure.subscription_id.in_(vanished)))
+    return ids[-1] if ids else None
 
 
 def _reachable(user_id: str | None) -> ColumnElement[bool]:

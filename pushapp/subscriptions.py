@@ -6,10 +6,23 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from flask import current_app
-from sqlalchemy import Connection, Executable, Row, and_, bindparam, delete, exists, func, not_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Executable,
+    Row,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    not_,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
 
-from .extensions import INSERTS, autocommit, transaction
-from .models import PushSubscription
+from .database import autocommit, deadline, transaction
+from .models import ENDPOINT_DIGEST, PushSubscription
 
 MAX_INDEXED_BYTES = 2_680  # of a user id and an endpoint together: PostgreSQL's index rows end at 2,704
 PRUNE_SLICE = 1_000  # rows a statement
@@ -79,15 +92,18 @@ _PRUNE = delete(_table).where(
 )
 
 
-def _upsert(insert: Callable[..., Any]) -> Executable:
+def _upsert(insert: Callable[..., Any], same_row: Sequence[str | ColumnElement[Any]]) -> Executable:
     row = insert(_table)
     renewed = ("keys_p256dh", "keys_auth", "expires_at", "updated_at")
     updates = {name: row.excluded[name] for name in renewed}
-    statement: Executable = row.on_conflict_do_update(index_elements=["user_id", "endpoint"], set_=updates)
+    statement: Executable = row.on_conflict_do_update(index_elements=same_row, set_=updates)
     return statement
 
 
-_UPSERT = {dialect: _upsert(insert) for dialect, insert in INSERTS.items()}
+_UPSERT = {
+    "postgresql": _upsert(postgresql.insert, ["user_id", ENDPOINT_DIGEST]),
+    "sqlite": _upsert(sqlite.insert, ["user_id", "endpoint"]),
+}
 
 
 class _Standing(NamedTuple):
@@ -112,15 +128,16 @@ def save(user_id: str, subscription: Subscription) -> int:
         raise EndpointTooLongError
     limit = current_app.config["PUSH_MAX_SUBSCRIPTIONS_PER_USER"]
     row = _row(user_id, subscription)
-    with autocommit() as connection:
+    until = deadline()
+    with autocommit(until) as connection:
         standing = _look(connection, row)
         if not standing.saved and not standing.elsewhere and standing.others < limit:
             connection.execute(_UPSERT[connection.dialect.name], row)
             standing = _look(connection, row)
     settled = standing.saved and not standing.elsewhere and standing.total <= limit
     while not settled:
-        _settle(row, limit)
-        with autocommit() as connection:
+        _settle(row, limit, until)
+        with autocommit(until) as connection:
             standing = _look(connection, row)
         # No longer saved means that a later request has taken the browser or changed its keys.
         settled = standing.total <= limit and not (standing.saved and standing.elsewhere)
@@ -148,10 +165,11 @@ def list_of(user_id: str) -> Sequence[Row[Any]]:
 
 def prune() -> int:
     """Forget the subscriptions of all users that have expired, and return how many."""
-    pruned = 0
-    with autocommit() as connection:
-        while gone := connection.execute(_PRUNE, {"now": datetime.now(UTC)}).rowcount:
-            pruned += gone
+    pruned, gone = 0, PRUNE_SLICE
+    while gone == PRUNE_SLICE:
+        with autocommit() as connection:
+            gone = connection.execute(_PRUNE, {"now": datetime.now(UTC)}).rowcount
+        pruned += gone
     return pruned
 
 
@@ -174,8 +192,8 @@ def _look(connection: Connection, row: Mapping[str, Any]) -> _Standing:
     return _Standing(total, others, saved > 0, bool(elsewhere) and moves)
 
 
-def _settle(row: Mapping[str, Any], limit: int) -> None:
-    with transaction() as connection:
+def _settle(row: Mapping[str, Any], limit: int, until: float) -> None:
+    with transaction(until) as connection:
         # Several rows, some of other users: one at a time, or two could wait for each other. On SQLite
         # the first write takes the lock of the whole file.
         if connection.dialect.name == "postgresql":

@@ -13,7 +13,7 @@ from procrastinate.exceptions import ConnectorException
 from psycopg import OperationalError
 
 from . import outbox
-from .extensions import engine
+from .database import engine
 from .jobs import DATABASE_RETRY, QUEUE, delivery_for, in_app, queue
 
 DEFAULT_CONCURRENCY = 2  # slices a worker has in hand
@@ -69,6 +69,8 @@ async def _drain(
     # What is worked may bring more to do, so once is not enough; but what is in nobody's power to do
     # now must not keep us.
     before: outbox.Backlog | None = None
+    async with worker_queue.open_async():
+        await _take_up_the_dead(worker_queue)
     while not stop.is_set():
         await _run(worker_queue, options, stop)
         after = await in_app(app, outbox.backlog)
@@ -94,7 +96,6 @@ async def _work_until_interrupted(
 
 async def _run(worker_queue: procrastinate.App, options: dict[str, Any], stop: asyncio.Event) -> None:
     async with worker_queue.open_async():
-        await _take_up_the_dead(worker_queue)
         stopped = asyncio.create_task(stop.wait())
         rescue = asyncio.create_task(_keep_taking_up_the_dead(worker_queue))
         worker = asyncio.create_task(worker_queue.run_worker_async(**options))
@@ -110,6 +111,7 @@ async def _run(worker_queue: procrastinate.App, options: dict[str, Any], stop: a
 
 
 async def _keep_taking_up_the_dead(worker_queue: procrastinate.App) -> None:
+    # Not at once: after an outage the living need a moment to say that they are.
     while True:
         await asyncio.sleep(DEAD_AFTER / 2)
         with suppress(ConnectorException, OperationalError):

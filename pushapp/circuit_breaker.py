@@ -1,0 +1,60 @@
+"""What keeps failing is left alone for a while, and then asked by one at a time."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class CircuitOpenError(Exception):
+    """It has failed others just now, so this one must not ask; `seconds` says how much longer."""
+
+    def __init__(self, seconds: float):
+        super().__init__(f"it has failed others just now and is left alone for {seconds:.1f} s")
+        self.seconds = seconds
+
+
+class CircuitBreaker:
+    """Opens after so many failures in a row, for `pause` seconds, then lets one at a time try.
+
+    Each further failure doubles the pause, up to `max_pause` seconds; the first success lets everybody
+    ask again. Threads and coroutines may share it.
+    """
+
+    def __init__(self, failures_to_open: int, *, pause: float = 0.0, max_pause: float = 0.0):
+        self._failures_to_open = failures_to_open
+        self._first_pause, self._max_pause = pause, max_pause
+        self._failures = 0  # in a row
+        self._pause = pause
+        self._open_until = 0.0  # on the monotonic clock
+        self._trial = threading.Lock()
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Let the caller ask, who says with `succeeded` or `failed` what came of it.
+
+        Raises CircuitOpenError when it must not ask now.
+        """
+        if self._failures < self._failures_to_open:
+            yield
+            return
+        left = self._open_until - time.monotonic()
+        if left > 0 or not self._trial.acquire(blocking=False):
+            raise CircuitOpenError(max(left, 0.0))
+        try:
+            yield
+        finally:
+            self._trial.release()
+
+    def succeeded(self) -> None:
+        """Let everybody ask again."""
+        self._failures, self._pause = 0, self._first_pause
+
+    def failed(self, at_least: float = 0.0) -> None:
+        """Note a failure; `at_least` is a pause that was asked for, in seconds."""
+        self._failures += 1
+        now = time.monotonic()
+        # Those that were under way when it opened say nothing new.
+        if self._failures >= self._failures_to_open and now >= self._open_until:
+            self._open_until = now + min(max(self._pause, at_least), self._max_pause)
+            self._pause = min(2 * self._pause, self._max_pause)
