@@ -143,7 +143,9 @@ def test_nothing_acknowledged_is_lost_when_it_is_killed(app: Flask, fragile: Pos
             if response.status_code == 200:
                 acknowledged.append(body["endpoint"])
 
-    threads = [threading.Thread(target=subscribe, args=[f"user {number}"], daemon=True) for number in range(4)]
+    threads = [
+        threading.Thread(target=subscribe, args=[f"user {number}"], daemon=True) for number in range(4)
+    ]
     for thread in threads:
         thread.start()
     for _ in range(2):

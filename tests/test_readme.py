@@ -1,20 +1,14 @@
 """What the README promises: its commands are run as they stand there, its tables are compared with the code."""
 
-import contextlib
 import json
 import os
 import re
 import shutil
-import signal
 import socket
 import ssl
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,20 +20,9 @@ from pushapp.config import PUSH_DEFAULTS
 from pushapp.extensions import db
 
 from .browsers import subscription
-from .conftest import SETTINGS, signed_in
+from .conftest import signed_in
+from .deployment import NGINX, PROGRAMS, README, ROOT, Deployment, block, running, wait_for
 from .postgresql import free_port
-
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-PROGRAMS = Path(sys.executable).parent
-NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-
-
-def block(language: str, first: str) -> str:
-    """Return the code block that begins with `first`."""
-    blocks = re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    (found,) = [text for text in blocks if text.startswith(first)]
-    return found
 
 
 def get(
@@ -55,35 +38,6 @@ def get(
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read()
-
-
-@contextmanager
-def running(command: list[str], **options: Any) -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        **options,
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        process.communicate(timeout=30)
-
-
-def wait_for(port: int, process: "subprocess.Popen[str]") -> None:
-    for _ in range(200):
-        assert process.poll() is None, process.stdout and process.stdout.read()
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise TimeoutError(port)
 
 
 def test_the_demo(tmp_path: Path) -> None:
@@ -107,43 +61,10 @@ def test_the_demo(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(NGINX is None, reason="nginx is not on this machine")
 def test_gunicorn_behind_nginx(migrated_postgresql: str, tmp_path: Path) -> None:
-    port, tls = free_port(), free_port()
-    deploy = block("sh", "export DATABASE_URL")
-    gunicorn = deploy.strip().splitlines()[-1].replace("127.0.0.1:8000", f"127.0.0.1:{port}").split()
-    settings = {
-        "PATH": os.environ["PATH"],
-        "DATABASE_URL": migrated_postgresql,
-        "SECRET_KEY": str(SETTINGS["SECRET_KEY"]),
-        "FLASK_PUSH_VAPID_PRIVATE_KEY": str(SETTINGS["PUSH_VAPID_PRIVATE_KEY"]),
-    }
-    certificate(tmp_path)
-    site = block("nginx", "upstream pushapp")
-    site = site.replace("127.0.0.1:8000", f"127.0.0.1:{port}").replace(
-        "listen 443", f"listen 127.0.0.1:{tls}"
-    )
-    site = re.sub(r"/etc/ssl/(certs|private)/", f"{tmp_path}/", site)
-    configuration = tmp_path / "nginx.conf"
-    paths = "".join(
-        f"{kind}_temp_path {tmp_path}/{kind};"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    configuration.write_text(
-        f"daemon off; pid {tmp_path}/pid; error_log stderr; events {{}}"
-        f" http {{ access_log off; {paths} {site} }}"
-    )
-    command = [str(PROGRAMS / gunicorn[0]), *gunicorn[1:]]
-    with (
-        running(command, cwd=ROOT, env=settings) as application,
-        running([str(NGINX), "-p", str(tmp_path), "-e", "stderr", "-c", str(configuration)]) as proxy,
-    ):
-        wait_for(port, application)
-        wait_for(tls, proxy)
-        cookie = subprocess.run(
-            [PROGRAMS / "flask", "--app", "wsgi", "push", "cookie", "nginx's user"],
-            cwd=ROOT, env=settings, check=True, capture_output=True, text=True,
-        ).stdout.strip()  # fmt: skip
-        context = ssl.create_default_context(cafile=str(tmp_path / "example.com.pem"))
-        url = f"https://127.0.0.1:{tls}"
+    site = Deployment(migrated_postgresql, tmp_path)
+    with site.gunicorn(), site.nginx():
+        cookie = site.flask("push", "cookie", "nginx's user").stdout.strip()
+        context, url = site.context(), site.tls_url
         origin = {"Cookie": cookie, "Origin": url}
         assert get(f"{url}/push/subscribe", subscription(), context, **origin) == (
             200,
@@ -154,19 +75,12 @@ def test_gunicorn_behind_nginx(migrated_postgresql: str, tmp_path: Path) -> None
             get(f"{url}/push/subscribe", {}, context, Cookie=cookie, Origin="https://evil.example")[0] == 403
         )
         assert get(f"{url}/push/subscribe", {"x": "x" * 20_000}, context, **origin)[0] == 413
-        slow = [socket.create_connection(("127.0.0.1", tls)) for _ in range(40)]  # they never send anything
+        slow = [
+            socket.create_connection(("127.0.0.1", site.tls_port)) for _ in range(40)
+        ]  # they never send anything
         assert get(f"{url}/readyz", None, context)[0] == 200
         for one in slow:
             one.close()
-
-
-def certificate(folder: Path) -> None:
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=example.com",
-         "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost",
-         "-keyout", folder / "example.com.key", "-out", folder / "example.com.pem"],
-        check=True, capture_output=True,
-    )  # fmt: skip
 
 
 def test_names_every_setting_with_its_default() -> None:

@@ -32,10 +32,9 @@ import psycopg
 from pushapp.vapid import generate_key_pair
 
 from ..browsers import subscription
+from ..deployment import NGINX, certificate
 from ..postgresql import PostgreSQL, free_port
-from ..test_readme import certificate
 
-NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 AIMS = {"limit": 0.85, "pywebpush": 3.0, "2 workers": 1.8}
 SENDERS = Path(__file__).with_name("senders.py")
 
