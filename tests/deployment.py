@@ -103,13 +103,24 @@ class Deployment:
         """Return the command line of a `flask` command."""
         return [sys.executable, "-m", "flask", "--app", "wsgi", *arguments]
 
+    def start_on(self, listener: socket.socket) -> "subprocess.Popen[str]":
+        """Start the README's gunicorn on a socket that is open already, as systemd does."""
+        socket_activated = f'exec 3<&{listener.fileno()}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@"'
+        return subprocess.Popen(
+            ["sh", "-c", socket_activated, *self.gunicorn_command(), "--log-level", "error"],
+            cwd=self.root, env=self.environment, pass_fds=[listener.fileno()], text=True,
+        )  # fmt: skip
+
+    def gunicorn_command(self) -> list[str]:
+        """Return the README's gunicorn command line."""
+        line = block("sh", "export DATABASE_URL").strip().splitlines()[-1]
+        program, *arguments = line.replace("127.0.0.1:8000", f"127.0.0.1:{self.port}").split()
+        return [str(PROGRAMS / program), *arguments]
+
     @contextmanager
     def gunicorn(self, **options: Any) -> Iterator["subprocess.Popen[str]"]:
         """Run the README's gunicorn."""
-        line = block("sh", "export DATABASE_URL").strip().splitlines()[-1]
-        program, *arguments = line.replace("127.0.0.1:8000", f"127.0.0.1:{self.port}").split()
-        command = [str(PROGRAMS / program), *arguments]
-        with running(command, cwd=self.root, env=self.environment, **options) as gunicorn:
+        with running(self.gunicorn_command(), cwd=self.root, env=self.environment, **options) as gunicorn:
             wait_for(self.port, gunicorn)
             yield gunicorn
 

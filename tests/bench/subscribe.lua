@@ -1,16 +1,24 @@
 -- The requests that wrk makes: `wrk … -s subscribe.lua URL -- CALLERS RUN`
 -- CALLERS is a file of lines "cookie TAB body". With a RUN other than "repeats", each request brings
--- an endpoint that was never seen; RUN keeps it apart from those of other runs.
+-- an endpoint that was never seen; RUN keeps it apart from those of other runs. In a RUN whose name begins
+-- with "mixed", 90 % are repeats, 8 % are new and 2 % are wrong, and only a 5xx counts as an error.
 
 local threads = 0
 
+local all = {}
+
 function setup(thread)
+  table.insert(all, thread)
   thread:set("number", threads)
   threads = threads + 1
 end
 
 function init(arguments)
-  callers, run, count = {}, arguments[2], 0
+  callers, run, count, failures = {}, arguments[2], 0, 0
+  mixed = run:match("^mixed")
+  if mixed then
+    response = function(status) if status >= 500 then failures = failures + 1 end end
+  end
   for line in io.lines(arguments[1]) do
     local cookie, body = line:match("^(.-)\t(.*)$")
     local headers = { ["Content-Type"] = "application/json", ["Cookie"] = cookie, ["Sec-Fetch-Site"] = "same-origin" }
@@ -21,7 +29,8 @@ end
 function request()
   count = count + 1
   local caller = callers[(count * 2 + number) % #callers + 1]
-  if run == "repeats" then return caller.request end
+  if run == "repeats" or mixed and count % 100 < 90 then return caller.request end
+  if mixed and count % 100 >= 98 then return wrk.format("POST", nil, caller.headers, "{}") end
   local endpoint = "/new/" .. run .. "/" .. number .. "/" .. count
   return wrk.format("POST", nil, caller.headers, (caller.body:gsub("/kept/%d+", endpoint)))
 end
@@ -29,6 +38,10 @@ end
 function done(summary, latency)
   local seconds = summary.duration / 1e6
   local errors = summary.errors
+  if all[1]:get("mixed") then
+    errors.status = 0
+    for _, thread in ipairs(all) do errors.status = errors.status + thread:get("failures") end
+  end
   io.write(string.format("\nRESULT %f %f %f %d\n", summary.requests / seconds, latency:percentile(50) / 1e3,
     latency:percentile(99) / 1e3, errors.status + errors.connect + errors.read + errors.write + errors.timeout))
 end

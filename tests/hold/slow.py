@@ -154,7 +154,7 @@ def silent_push_service(server: PostgreSQL, folder: Path, messages: int, verdict
         seconds = {}
         for name, endpoints in (
             ("alone", [origin]),
-            ("beside it", [origin, f"http://127.0.0.1:{silent.getsockname()[1]}"]),
+            ("beside", [origin, f"http://127.0.0.1:{silent.getsockname()[1]}"]),
         ):
             trusted = ", ".join(f'"{endpoint}"' for endpoint in endpoints)
             site = Deployment(
@@ -163,7 +163,7 @@ def silent_push_service(server: PostgreSQL, folder: Path, messages: int, verdict
             site.flask("db", "upgrade")
             url = site.environment["DATABASE_URL"]
             for endpoint in endpoints:
-                put_in(url, messages, f"{endpoint}/{name.split()[0]}/")
+                put_in(url, messages, f"{endpoint}/{name}/")
             with psycopg.connect(url, autocommit=True) as connection:  # in turns, so that each slice has both
                 connection.execute(
                     "UPDATE push_subscriptions p SET id = -n FROM"
@@ -175,7 +175,7 @@ def silent_push_service(server: PostgreSQL, folder: Path, messages: int, verdict
             worker = start_worker(site)
 
             def arrived(name: str = name) -> int:
-                return log.read_text().count(f"/{name.split()[0]}/")
+                return log.read_text().count(f"/{name}/")
 
             wait_until(lambda: arrived() > 0, 60)
             began = time.monotonic()
@@ -183,8 +183,8 @@ def silent_push_service(server: PostgreSQL, folder: Path, messages: int, verdict
             seconds[name] = time.monotonic() - began
             worker.kill()
             worker.wait()
-            verdict.promise(f"push service, {name}: reached", f"{arrived():,} of {messages:,}", everybody)
-        extra = seconds["beside it"] - seconds["alone"]
+            verdict.promise(f"a push service {name}: reached", f"{arrived():,} of {messages:,}", everybody)
+        extra = seconds["beside"] - seconds["alone"]
         verdict.promise(
             "a silent push service delays the others once, by its time-out of 10 seconds; by seconds",
             f"{extra:.1f}", extra < 15,
