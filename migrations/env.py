@@ -12,6 +12,8 @@ from sqlalchemy.exc import OperationalError
 
 fileConfig(context.config.config_file_name, disable_existing_loggers=False)
 
+LOCK_NOT_AVAILABLE = "55P03"
+
 migrate = current_app.extensions["migrate"]
 
 # PostgreSQL's index of an expression is among the models, and is nothing for SQLite.
@@ -46,8 +48,13 @@ def run_online() -> None:
         raise CommandError(f"the database does not answer: {error.orig}") from None
     with connection:
         context.configure(connection=connection, **options)
-        with context.begin_transaction():
-            context.run_migrations()
+        try:
+            with context.begin_transaction():
+                context.run_migrations()
+        except OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+                raise
+            raise CommandError("a table is in use by somebody for long: run this again later") from None
 
 
 if context.is_offline_mode():

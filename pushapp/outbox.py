@@ -23,7 +23,7 @@ KEPT_FOR = timedelta(days=30)  # finished messages
 PRUNE_SLICE = 1_000  # messages a transaction
 MAX_COUNTED = 10 * recipients.SLICE_SIZE  # subscriptions, when a message to everyone is put in
 UNCUT = 0  # the size of a slice that stands for those that are not cut yet
-CUT_AT_ONCE = 100 * recipients.SLICE_SIZE  # subscriptions a transaction
+CUT_AT_ONCE = 10 * recipients.SLICE_SIZE  # subscriptions a transaction
 
 _message = PushMessage.__table__.c
 _slice = PushSlice.__table__.c

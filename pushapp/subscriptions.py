@@ -16,6 +16,7 @@ from sqlalchemy import (
     delete,
     exists,
     func,
+    literal_column,
     not_,
     select,
 )
@@ -82,14 +83,6 @@ _REMOVE_OLDEST = delete(_table).where(
         .limit(bindparam("limit"))
     ),
 )
-_PRUNE = delete(_table).where(
-    _column.id.in_(
-        select(_column.id)
-        .where(_column.expires_at < bindparam("now"))
-        .limit(PRUNE_SLICE)
-        .with_for_update(skip_locked=True)  # its browser may be renewing it just now
-    )
-)
 
 
 def _upsert(insert: Callable[..., Any], same_row: Sequence[str | ColumnElement[Any]]) -> Executable:
@@ -100,10 +93,22 @@ def _upsert(insert: Callable[..., Any], same_row: Sequence[str | ColumnElement[A
     return statement
 
 
+def _prune(place: ColumnElement[Any]) -> Executable:
+    expired = (
+        select(place)
+        .select_from(_table)
+        .where(_column.expires_at < bindparam("now"))
+        .limit(PRUNE_SLICE)
+        .with_for_update(skip_locked=True)  # its browser may be renewing it just now
+    )
+    return delete(_table).where(place.in_(expired))
+
+
 _UPSERT = {
     "postgresql": _upsert(postgresql.insert, ["user_id", ENDPOINT_DIGEST]),
     "sqlite": _upsert(sqlite.insert, ["user_id", "endpoint"]),
 }
+_PRUNE = {"postgresql": _prune(literal_column("ctid")), "sqlite": _prune(_column.id)}
 
 
 class _Standing(NamedTuple):
@@ -168,7 +173,7 @@ def prune() -> int:
     pruned, gone = 0, PRUNE_SLICE
     while gone == PRUNE_SLICE:
         with autocommit() as connection:
-            gone = connection.execute(_PRUNE, {"now": datetime.now(UTC)}).rowcount
+            gone = connection.execute(_PRUNE[connection.dialect.name], {"now": datetime.now(UTC)}).rowcount
         pruned += gone
     return pruned
 

@@ -18,6 +18,8 @@ NAME = "uq_push_subscriptions_user_id_endpoint"
 
 def upgrade() -> None:
     if op.get_context().dialect.name == "postgresql":
+        # Whoever holds the table for long must not make everybody wait behind us.
+        op.execute("SET LOCAL lock_timeout = '900ms'")
         op.drop_constraint(NAME, "push_subscriptions", type_="unique")
 
 
