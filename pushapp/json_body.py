@@ -5,6 +5,7 @@ from typing import Any, NoReturn
 
 from flask import Request, request
 from webargs.flaskparser import FlaskParser
+from werkzeug.exceptions import HTTPException
 
 from .errors import refuse
 
@@ -24,13 +25,22 @@ class JSONBodyParser(FlaskParser):
     def load_json(self, req: Request, schema: Any) -> Any:
         """Return the body as Python values; end the request with 400 or 413 when that cannot be done."""
         req.max_content_length = MAX_BODY_LENGTH + 1  # one more, to see that a chunked body is too long
-        body = req.get_data(cache=False)
+        body = _read(req)
         if len(body) > MAX_BODY_LENGTH:
             refuse(413, f"The body must be at most {MAX_BODY_LENGTH} bytes long.")
         try:
             return json.loads(body.decode(), parse_int=_parse_int, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
             refuse(400, "The body is not JSON.")
+
+
+def _read(req: Request) -> bytes:
+    try:
+        return req.get_data(cache=False)
+    except HTTPException:
+        raise
+    except Exception:  # of the server's own: wrong chunks, or nothing more from a client that is gone
+        refuse(400, "The body could not be read.")
 
 
 def _parse_int(digits: str) -> float:
