@@ -1,12 +1,15 @@
 """The browser's side, in a real Firefox that talks to the demo and to a push service of the tests' own."""
 
+import json
 import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, Response, request, request_finished
 from sqlalchemy import text
 from werkzeug.serving import make_server
 
@@ -14,6 +17,7 @@ from pushapp import create_app
 from pushapp.extensions import db
 from pushapp.vapid import generate_key_pair
 
+from .browsers import subscription
 from .conftest import SETTINGS, migrate
 from .firefox import PROGRAM, Firefox
 from .push_service import PushService
@@ -245,6 +249,75 @@ def test_a_server_that_is_away_does_not_cost_a_subscription(firefox: Firefox, de
     demo.start()
     assert message == "The server could not be reached."
     assert page.current() == held
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])  # same-site with another port, and cross-site
+def test_a_page_of_another_origin_gets_nowhere(
+    firefox: Firefox, demo: Demo, host: str, tmp_path: Path
+) -> None:
+    page = Page(firefox, demo)
+    page.sign_in("alice")
+    answers: list[tuple[str, str | None, int]] = []
+
+    def note(_app: Flask, response: Response) -> None:
+        if request.method != "OPTIONS":  # those that are asked beforehand, and told nothing
+            answers.append((request.path, request.mimetype, response.status_code))
+
+    request_finished.connect(note, demo.app)
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "index.html").write_text("<!doctype html><title>evil</title>")
+    handler = partial(SilentHandler, directory=str(tmp_path / "evil"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as evil:
+        threading.Thread(target=evil.serve_forever, args=[0.05], daemon=True).start()
+        firefox.open(f"http://{host}:{evil.server_port}/")
+        read = firefox.run(ATTACK, f"http://127.0.0.1:{demo.port}", json.dumps(subscription()))
+        evil.shutdown()
+    assert read == []  # nothing that was answered could be read
+    tried = {(path, mimetype) for path, mimetype, _ in answers}
+    assert ("/push/subscribe", "text/plain") in tried
+    assert ("/push/subscribe", "application/x-www-form-urlencoded") in tried
+    assert {status for path, _, status in answers if request_changes(path)} == {403}
+    assert demo.rows() == []
+
+
+ATTACK = """
+    const [site, body] = args;
+    const read = [];
+    const attempt = async (path, options) => {
+        try {
+            const response = await fetch(site + path, { credentials: "include", ...options });
+            if (response.type !== "opaque") read.push(path);
+        } catch {}
+    };
+    const json = { method: "POST", body, headers: { "Content-Type": "application/json" } };
+    await attempt("/push/subscribe", json);
+    await attempt("/push/subscriptions", {});
+    await attempt("/push/subscriptions/1", { method: "DELETE" });
+    for (const type of ["text/plain", "application/x-www-form-urlencoded"]) {
+        await attempt("/push/subscribe", { method: "POST", mode: "no-cors", body, headers: { "Content-Type": type } });
+    }
+    navigator.sendBeacon(site + "/push/unsubscribe", body);
+    for (const enctype of ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"]) {
+        const frame = document.body.appendChild(document.createElement("iframe"));
+        frame.name = enctype;
+        const form = document.body.appendChild(document.createElement("form"));
+        Object.assign(form, { method: "POST", action: site + "/push/subscribe", enctype, target: enctype });
+        form.append(Object.assign(document.createElement("input"), { name: body, value: "" }));
+        const loaded = new Promise((resolve) => { frame.onload = resolve; });
+        form.submit();
+        await loaded;
+    }
+    return read;
+"""
+
+
+class SilentHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+def request_changes(path: str) -> bool:
+    return path in ("/push/subscribe", "/push/unsubscribe")
 
 
 def test_denied_permission_is_said_in_words(demo: Demo, push_service: PushService) -> None:
