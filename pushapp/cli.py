@@ -156,7 +156,7 @@ def worker(concurrency: int, drain: bool) -> None:
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     try:
         asyncio.run(queue_worker.work(app, concurrency=concurrency, drain=drain))
-    except (ConnectorException, OperationalError) as error:
+    except (ConnectorException, OperationalError, TimeoutError) as error:
         raise click.ClickException(f"the database does not answer: {type(error).__name__}") from None
 
 

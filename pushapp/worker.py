@@ -4,7 +4,8 @@ import asyncio
 import gc
 import logging
 import signal
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import procrastinate
@@ -19,7 +20,10 @@ from .jobs import DATABASE_RETRY, QUEUE, delivery_for, in_app, queue
 DEFAULT_CONCURRENCY = 2  # slices a worker has in hand
 HEARTBEAT = 5  # seconds between a worker's signs of life
 DEAD_AFTER = 20  # seconds without one: its slices are taken up by others
+OPENING_TIMEOUT = 5  # seconds that the database is waited for at a time
 POLL_INTERVAL = 1  # seconds between looks for what has become due
+
+Connector = Callable[[], procrastinate.PsycopgConnector]
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +36,12 @@ async def work(app: Flask, *, concurrency: int = DEFAULT_CONCURRENCY, drain: boo
     with app.app_context():
         url = engine().url.set(drivername="postgresql").render_as_string(hide_password=False)
         delivery_for_app = delivery_for(app)
-    connector = procrastinate.PsycopgConnector(
-        conninfo=url, min_size=1, max_size=concurrency + 2, kwargs={"connect_timeout": 2}, timeout=5
-    )
+
+    def connector() -> procrastinate.PsycopgConnector:
+        return procrastinate.PsycopgConnector(
+            conninfo=url, min_size=1, max_size=concurrency + 2, kwargs={"connect_timeout": 2}, timeout=5
+        )
+
     async with delivery_for_app as delivery:
         options: dict[str, Any] = {
             "queues": [QUEUE],
@@ -49,11 +56,10 @@ async def work(app: Flask, *, concurrency: int = DEFAULT_CONCURRENCY, drain: boo
         }
         stop = _stop_event()
         gc.freeze()  # what is loaded now stays: no need to look through it for garbage again and again
-        with queue.replace_connector(connector) as worker_queue:
-            if drain:
-                await _drain(app, worker_queue, options, stop)
-            while not drain and not stop.is_set():
-                await _work_until_interrupted(worker_queue, options, stop)
+        if drain:
+            await _drain(app, connector, options, stop)
+        while not drain and not stop.is_set():
+            await _work_until_interrupted(connector, options, stop)
 
 
 def _stop_event() -> asyncio.Event:
@@ -63,30 +69,38 @@ def _stop_event() -> asyncio.Event:
     return stop
 
 
-async def _drain(
-    app: Flask, worker_queue: procrastinate.App, options: dict[str, Any], stop: asyncio.Event
-) -> None:
+@asynccontextmanager
+async def _opened(connector: Connector) -> AsyncIterator[procrastinate.App]:
+    # A connector that could not be opened cannot be opened again: each time it is another.
+    with queue.replace_connector(connector()) as worker_queue:
+        try:
+            async with asyncio.timeout(OPENING_TIMEOUT):
+                await worker_queue.open_async()
+            yield worker_queue
+        finally:
+            await worker_queue.close_async()
+
+
+async def _drain(app: Flask, connector: Connector, options: dict[str, Any], stop: asyncio.Event) -> None:
     # What is worked may bring more to do, so once is not enough; but what is in nobody's power to do
     # now must not keep us.
     before: outbox.Backlog | None = None
-    async with worker_queue.open_async():
+    async with _opened(connector) as worker_queue:
         await _take_up_the_dead(worker_queue)
     while not stop.is_set():
-        await _run(worker_queue, options, stop)
+        await _run(connector, options, stop)
         after = await in_app(app, outbox.backlog)
         if after.slices == 0 or after == before:
             return
         before = after
 
 
-async def _work_until_interrupted(
-    worker_queue: procrastinate.App, options: dict[str, Any], stop: asyncio.Event
-) -> None:
+async def _work_until_interrupted(connector: Connector, options: dict[str, Any], stop: asyncio.Event) -> None:
     # The queue's worker ends when it is told to, and when it loses the database.
     reason = "connection lost"
     try:
-        await _run(worker_queue, options, stop)
-    except (ConnectorException, OperationalError) as error:
+        await _run(connector, options, stop)
+    except (ConnectorException, OperationalError, TimeoutError) as error:
         reason = type(error.__cause__ or error).__name__
     if not stop.is_set():
         logger.warning("the database does not answer: %s", reason)
@@ -94,8 +108,8 @@ async def _work_until_interrupted(
             await asyncio.wait_for(stop.wait(), DATABASE_RETRY)
 
 
-async def _run(worker_queue: procrastinate.App, options: dict[str, Any], stop: asyncio.Event) -> None:
-    async with worker_queue.open_async():
+async def _run(connector: Connector, options: dict[str, Any], stop: asyncio.Event) -> None:
+    async with _opened(connector) as worker_queue:
         stopped = asyncio.create_task(stop.wait())
         rescue = asyncio.create_task(_keep_taking_up_the_dead(worker_queue))
         worker = asyncio.create_task(worker_queue.run_worker_async(**options))

@@ -216,6 +216,22 @@ def test_a_worker_waits_for_its_database(site: Site, push_server: PushServer, fr
         assert worker.poll() is None
 
 
+def test_a_worker_that_starts_before_its_database_works_when_it_comes(
+    site: Site, push_server: PushServer, fragile: PostgreSQL
+) -> None:
+    site.subscribe(1)
+    site.run("send", "user 0", "--title", "before")
+    fragile.kill()
+    with site.worker() as worker:
+        assert worker.stderr is not None
+        for _ in range(2):
+            assert "the database does not answer" in worker.stderr.readline()
+        fragile.start()
+        wait_for(lambda: len(push_server.pushes) == 1)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+
+
 def test_what_was_sent_is_recorded_when_the_database_is_back(
     site: Site, push_server: PushServer, fragile: PostgreSQL
 ) -> None:
