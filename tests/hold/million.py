@@ -49,7 +49,8 @@ def main() -> None:
     verdict = Verdict()
     with database_server("max_wal_size=4GB", "autovacuum=off") as (server, folder):
         few, many = (prepare(server, folder, rows, verdict) for rows in (FEW, options.rows))
-        compare(few, many, options.rounds, verdict)
+        if options.rounds:
+            compare(few, many, options.rounds, verdict)
         look_at_plans(many, verdict, show=options.plans)
         for app in (few, many):
             with app.app_context():
