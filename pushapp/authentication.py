@@ -1,22 +1,18 @@
 """Who is asking (session cookie → user id, or a service's token), and is the request from our own site."""
 
 import hmac
-import re
 
 from flask import current_app, request, session
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Unauthorized
 
 from .errors import refuse
-from .models import MAX_USER_ID_LENGTH
-
-# Control characters and lone surrogates: no name has them, and PostgreSQL takes neither.
-_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+from .models import user_id_of
 
 
 def require_user() -> str:
     """Return the id of the user who is signed in; end the request with 401 when nobody is."""
-    user_id = _user_id(session.get(current_app.config["PUSH_SESSION_USER_KEY"]))
+    user_id = user_id_of(session.get(current_app.config["PUSH_SESSION_USER_KEY"]))
     if user_id is None:
         refuse(401, "Sign in first: no valid session cookie came with the request.")
     return user_id
@@ -48,11 +44,3 @@ def require_own_site() -> None:
         own = origin is None or origin.lower().partition("://")[2] == request.host.lower()
     if not own:
         refuse(403, "Requests from other sites are refused; PUSH_ALLOWED_ORIGINS lets named origins through.")
-
-
-def _user_id(member: object) -> str | None:
-    if isinstance(member, int) and not isinstance(member, bool):
-        member = str(member)
-    if not isinstance(member, str) or not 1 <= len(member) <= MAX_USER_ID_LENGTH:
-        return None
-    return None if _NO_TEXT.search(member) else member

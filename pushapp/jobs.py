@@ -22,7 +22,7 @@ from . import outbox, subscriptions, vapid
 from .database import deadline, describe, engine, is_passing, transaction
 from .delivery import Delivery
 from .messages import Message, MessageError
-from .models import MAX_USER_ID_LENGTH
+from .models import user_id_of
 from .outbox import Due
 from .outcomes import Result
 
@@ -85,11 +85,10 @@ def send(
 def _user_id(to: object) -> str | None:
     if to is EVERYONE:
         return None
-    if isinstance(to, int) and not isinstance(to, bool):
-        to = str(to)
-    if not isinstance(to, str) or not 1 <= len(to) <= MAX_USER_ID_LENGTH or "\0" in to:
+    user_id = user_id_of(to)
+    if user_id is None:
         raise MessageError("to", "Must be a user's id, or everyone.")
-    return to
+    return user_id
 
 
 @queue.task(name=FAN_OUT, queue=QUEUE, retry=_until_it_works, pass_context=True)

@@ -1,5 +1,6 @@
 """The tables: subscriptions, and the messages on their way to them."""
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,6 +33,22 @@ UNIQUE_ON_SQLITE = "uq_push_subscriptions_user_id_endpoint"
 UNIQUE_ON_POSTGRESQL = "uq_push_subscriptions_user_id_endpoint_digest"
 # PostgreSQL digests bytes, and reads text as bytes with backslashes for escapes.
 ENDPOINT_DIGEST: ColumnElement[bytes] = literal_column(r"sha256(replace(endpoint, '\', '\\')::bytea)")
+
+
+# Control characters and lone surrogates: no name has them, and PostgreSQL takes neither.
+_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def user_id_of(value: object) -> str | None:
+    """Return a user's id as the tables keep it: a text of 1 to 255 characters, or an integer as text.
+
+    Returns None for what can be nobody's id.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value) if abs(value) < 10**MAX_USER_ID_LENGTH else ""
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_USER_ID_LENGTH:
+        return None
+    return None if _NO_TEXT.search(value) else value
 
 
 class UTCDateTime(TypeDecorator[datetime]):

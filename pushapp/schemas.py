@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +13,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, val
 
 from .jobs import EVERYONE, Everyone
 from .messages import Message, MessageError, Urgency
-from .models import MAX_USER_ID_LENGTH
+from .models import MAX_USER_ID_LENGTH, user_id_of
 from .push_services import MAX_ENDPOINT_LENGTH, check_endpoint
 from .subscriptions import Subscription
 
@@ -66,6 +67,18 @@ class P256DH(Base64URL):
             raise ValidationError("Not an uncompressed point on P-256.") from None
 
 
+class WholeNumber(fields.Integer):
+    """An integer as JSON Schema has it: 1.0 is one, and 1.5 and "1" are none."""
+
+    def __init__(self, **more: Any):
+        super().__init__(strict=True, **more)
+
+    def _deserialize(self, value: Any, *arguments: Any, **more: Any) -> int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        return super()._deserialize(value, *arguments, **more)
+
+
 def _validate_endpoint(endpoint: str) -> None:
     try:
         check_endpoint(endpoint, current_app.config["PUSH_TRUSTED_PUSH_SERVICES"])
@@ -83,8 +96,8 @@ class _Body(Schema):
 class KeysSchema(_Body):
     """The keys that a message to this browser is encrypted with."""
 
-    p256dh = P256DH(required=True, metadata={"description": "65 bytes, base64url"})
-    auth = Auth(required=True, metadata={"description": "16 bytes, base64url"})
+    p256dh = P256DH(required=True, metadata={"format": "p256dh", "description": "65 bytes, base64url"})
+    auth = Auth(required=True, metadata={"format": "auth", "description": "16 bytes, base64url"})
 
 
 class SubscriptionSchema(_Body):
@@ -95,9 +108,8 @@ class SubscriptionSchema(_Body):
         validate=_validate_endpoint,
         metadata={"format": "uri", "maxLength": MAX_ENDPOINT_LENGTH, "description": "https, a public host"},
     )
-    expiration_time = fields.Integer(
+    expiration_time = WholeNumber(
         data_key="expirationTime",
-        strict=True,
         allow_none=True,
         load_default=None,
         validate=validate.Range(0, YEAR_9999_ENDS),
@@ -113,43 +125,57 @@ class SubscriptionSchema(_Body):
         return Subscription(data["endpoint"], data["keys"]["p256dh"], data["keys"]["auth"], expires_at)
 
 
+def _validate_printable(text: str) -> None:
+    if not re.fullmatch("[!-~]*", text):
+        raise ValidationError("Must be printable ASCII.")
+
+
 class UnsubscriptionSchema(_Body):
     """The endpoint to forget, whatever its host: which ones are agreed to may have changed."""
 
     endpoint = fields.String(
         required=True,
-        validate=[
-            validate.Length(max=MAX_ENDPOINT_LENGTH),
-            validate.Regexp(r"[!-~]*\Z", error="Must be printable ASCII."),
-        ],
+        validate=[validate.Length(max=MAX_ENDPOINT_LENGTH), _validate_printable],
+        metadata={"pattern": "^[!-~]*$"},
     )
+
+
+PATH_OR_URL = {"format": "uri-reference", "description": "a path, or an http or https URL"}
 
 
 class ActionSchema(_Body):
     """A button of a notification."""
 
-    action = fields.String(required=True)
-    title = fields.String(required=True)
-    navigate = fields.String()
+    action = fields.String(required=True, metadata={"minLength": 1})
+    title = fields.String(required=True, metadata={"minLength": 1})
+    navigate = fields.String(metadata=PATH_OR_URL)
     icon = fields.String()
 
 
 class NotificationSchema(_Body):
     """What a message shows (Declarative Web Push)."""
 
-    title = fields.String(required=True)
+    title = fields.String(required=True, metadata={"minLength": 1})
     body = fields.String()
-    navigate = fields.String(metadata={"description": "a path, or an http or https URL"})
-    icon = fields.String()
+    navigate = fields.String(metadata=PATH_OR_URL)
+    icon = fields.String(metadata=PATH_OR_URL)
     tag = fields.String()
     actions = fields.List(fields.Nested(ActionSchema))
-    data = fields.Raw(metadata={"description": "any JSON"})
+    data = fields.Raw(allow_none=True, metadata={"description": "any JSON"})
+
+
+LENGTH_OF_USER_ID = {"minLength": 1, "maxLength": MAX_USER_ID_LENGTH, "pattern": r"^[^\x00-\x1f\x7f-\x9f]*$"}
+
+
+def _validate_user_id(user_id: str) -> None:
+    if user_id_of(user_id) is None:
+        raise ValidationError(f"Must be 1 to {MAX_USER_ID_LENGTH} characters, and no control characters.")
 
 
 class ToSchema(_Body):
     """Whom a message is for: one of the two."""
 
-    user_id = fields.String(validate=validate.Length(1, MAX_USER_ID_LENGTH))
+    user_id = fields.String(validate=_validate_user_id, metadata=LENGTH_OF_USER_ID)
     everyone = fields.Boolean(truthy={True}, falsy=set(), metadata={"enum": [True]})
 
     @validates_schema
@@ -162,11 +188,13 @@ class ToSchema(_Body):
 class MessageSchema(_Body):
     """A message, and whom it is for."""
 
-    to = fields.Nested(ToSchema, required=True)
+    to = fields.Nested(
+        ToSchema, required=True, metadata={"oneOf": [{"required": ["user_id"]}, {"required": ["everyone"]}]}
+    )
     notification = fields.Nested(NotificationSchema, required=True)
-    ttl = fields.Integer(strict=True, validate=validate.Range(0, 2**31), metadata={"description": "seconds"})
+    ttl = WholeNumber(validate=validate.Range(0, 2**31), metadata={"description": "seconds"})
     urgency = fields.String(validate=validate.OneOf(list(Urgency)))
-    topic = fields.String(metadata={"description": "at most 32 characters of base64url"})
+    topic = fields.String(metadata={"pattern": "^[A-Za-z0-9_-]{1,32}$", "description": "base64url"})
 
     @post_load
     def make(self, data: dict[str, Any], **_more: Any) -> tuple[Message, str | Everyone]:

@@ -49,6 +49,12 @@ def described(*statuses: int, security: str = "session") -> dict[str, Any]:
     return {"security": [{security: []}], "responses": responses}
 
 
+ITS_STATUS = {
+    "operationRef": "#/paths/~1push~1messages~1{id}/get",
+    "parameters": {"id": "$response.body#/id"},
+}
+
+
 @blueprint.before_app_request
 def answer_routing_error() -> Response | None:
     """Give 404 and 405 below our prefix our shape, also inside somebody else's application."""
@@ -118,6 +124,7 @@ def delete_subscription(id: int) -> None:
 
 @blueprint.post("/messages")
 @blueprint.doc(**described(400, 401, 403, 413, 415, 503, security="token"))
+@blueprint.doc(responses={202: {"links": {"status": ITS_STATUS}}})
 @blueprint.arguments(MessageSchema())
 @blueprint.arguments(IdempotencyKeySchema(), location="headers")
 @blueprint.response(202, QueuedSchema)

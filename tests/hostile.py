@@ -89,6 +89,27 @@ def bodies() -> Iterator[bytes]:
     yield b"x" * 1_000_000
 
 
+def messages() -> Iterator[bytes]:
+    """Yield bodies that are no message, for a service that may send."""
+    yield from NO_JSON
+    good = {"to": {"user_id": "hostile"}, "notification": {"title": "Hello"}}
+    for value in VALUES:
+        yield json.dumps(value).encode()
+        for member in ("to", "notification"):
+            yield json.dumps(good | {member: value}).encode()
+        for member in ("ttl", "urgency", "topic"):
+            if isinstance(value, bool) or member != "ttl" or value != 0:
+                yield json.dumps(good | {member: value}).encode()
+        if not isinstance(value, str) or value in ("", "\0", "\ud800", "\udfff\ud800"):
+            yield json.dumps(good | {"to": {"user_id": value}}).encode()
+        if value is not True:
+            yield json.dumps(good | {"to": {"everyone": value}}).encode()
+        if not isinstance(value, str):
+            yield json.dumps(good | {"notification": {"title": value}}).encode()
+    for user in ("a\nb", "\x7f", "\x85", "x" * 256):
+        yield json.dumps(good | {"to": {"user_id": user}}).encode()
+
+
 TO_SUBSCRIBE = "POST /push/subscribe HTTP/1.1"
 
 

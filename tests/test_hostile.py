@@ -86,6 +86,11 @@ def test_bodies(site: Deployment) -> None:
     assert_harmless(site, [hostile.request(hostile.TO_SUBSCRIBE, cookie, body=body) for body in bodies])
 
 
+def test_messages(site: Deployment) -> None:
+    line, token = "POST /push/messages HTTP/1.1", f"Authorization: Bearer {TOKEN}"
+    assert_harmless(site, [hostile.request(line, "x=y", token, body=body) for body in hostile.messages()])
+
+
 def test_chunked_bodies(site: Deployment) -> None:
     requests = [
         hostile.request(

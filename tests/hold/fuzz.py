@@ -103,10 +103,13 @@ def run(check: Callable[[Flask, Any], None], app: Flask) -> int:
 
 def endpoint(_app: Flask, text: str) -> None:
     """What is agreed to leads outside, as others read it, and to the host that was checked."""
+    refusal = None
     try:
         check_endpoint(text)
     except ValueError as error:
-        assert str(error).startswith("Must "), error
+        refusal = str(error)
+    if refusal is not None:
+        assert refusal.startswith("Must "), refusal
         return
     url = URL(text, encoded=True)  # what is dialled
     host = url.raw_host or ""
