@@ -25,7 +25,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from .database import autocommit, deadline, transaction
 from .models import ENDPOINT_DIGEST, PushSubscription
 
-MAX_INDEXED_BYTES = 2_680  # of a user id and an endpoint together: PostgreSQL's index rows end at 2,704
+# Of a user id and an endpoint together: PostgreSQL's index rows end at 2,704, and until revision 0004 there
+# is an index of both.
+MAX_INDEXED_BYTES = 2_680
 PRUNE_SLICE = 1_000  # rows a statement
 LOCK = 0x70757368  # "push": one advisory lock for the rare writes that touch several rows
 

@@ -13,6 +13,7 @@ from flask_migrate import upgrade
 from sqlalchemy.exc import OperationalError
 
 from pushapp import create_app
+from pushapp.config import database_url, engine_options
 from pushapp.database import transaction
 from pushapp.extensions import db
 
@@ -28,9 +29,9 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
     server.stop()
 
 
-def application(server: PostgreSQL, folder: Path) -> Flask:
+def application(server: PostgreSQL, folder: Path, **settings: Any) -> Flask:
     own = {"SQLALCHEMY_DATABASE_URI": server.url(), "PUSH_MAX_SUBSCRIPTIONS_PER_USER": 100_000}
-    return create_app(SETTINGS | own, instance_path=str(folder))
+    return create_app(SETTINGS | own | settings, instance_path=str(folder))
 
 
 @pytest.fixture
@@ -112,6 +113,43 @@ def test_a_database_that_stops_answering(app: Flask, alice: FlaskClient, fragile
         fragile.thaw()
     assert signed_in(app, "bob").post("/push/subscribe", json=second).json == {"ok": True, "count": 1}
     assert alice.post("/push/subscribe", json=first).json["count"] >= 1
+
+
+def test_a_database_that_stops_answering_holds_one_thread_and_not_all(
+    app: Flask, alice: FlaskClient, fragile: PostgreSQL
+) -> None:
+    body = subscription()
+    alice.post("/push/subscribe", json=body)
+    fragile.freeze()
+    try:
+        for _ in range(3):  # until it is known
+            assert alice.post("/push/subscribe", json=body).status_code == 503
+        trial = threading.Thread(target=alice.post, args=["/push/subscribe"], kwargs={"json": body})
+        trial.start()
+        time.sleep(0.2)
+        began = time.monotonic()
+        for _ in range(20):
+            response = signed_in(app, "bob").post("/push/subscribe", json=body)
+            assert (response.status_code, response.headers["Retry-After"]) == (503, "2")
+        assert time.monotonic() - began < 1
+        trial.join()
+    finally:
+        fragile.thaw()
+    assert alice.post("/push/subscribe", json=body).status_code == 200
+
+
+def test_a_pool_that_is_used_up(fragile: PostgreSQL, tmp_path: Path) -> None:
+    migrate(fragile.url(), tmp_path)
+    options = engine_options(database_url(fragile.url())) | {"pool_size": 1, "max_overflow": 0}
+    app = application(fragile, tmp_path, SQLALCHEMY_ENGINE_OPTIONS=options)
+    alice, body = signed_in(app, "alice"), subscription()
+    with app.app_context(), db.engine.connect():
+        began = time.monotonic()
+        assert alice.post("/push/subscribe", json=body).status_code == 503
+        assert time.monotonic() - began < 2
+    assert alice.post("/push/subscribe", json=body).json["count"] == 1
+    with app.app_context():
+        db.engine.dispose()
 
 
 def test_a_row_that_somebody_else_holds(app: Flask, alice: FlaskClient, fragile: PostgreSQL) -> None:

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import bindparam, text
 
 import pushapp
-from pushapp import EVERYONE, Message, MessageError, outbox, worker
+from pushapp import EVERYONE, Message, MessageError, jobs, outbox, worker
 from pushapp.extensions import db
 from pushapp.models import UTCDateTime
 
@@ -135,6 +135,53 @@ class TestAMessage:
         assert push.headers["ttl"] == "100"
         assert (push.headers["urgency"], push.headers["topic"]) == ("low", "t")
         assert push.claims["sub"] == "mailto:webmaster@site.org"
+
+
+class TestAMessageToEveryone:
+    @pytest.fixture(autouse=True)
+    def in_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Cut slices of 2, two at a time, and count no further than the first piece."""
+        monkeypatch.setattr("pushapp.recipients.SLICE_SIZE", 2)
+        monkeypatch.setattr("pushapp.outbox.CUT_AT_ONCE", 4)
+        monkeypatch.setattr("pushapp.outbox.MAX_COUNTED", 4)
+
+    def test_reaches_all_once_in_however_many_pieces_it_is_cut(
+        self, app: Flask, push_server: PushServer
+    ) -> None:
+        bodies = [push_server.subscription() for _ in range(11)]
+        for number, body in enumerate(bodies):
+            post(signed_in(app, f"user {number}"), body)
+        status = send(app, EVERYONE)
+        assert (status.state, status.recipients, status.is_cut) == ("done", 11, True)
+        assert counts(status) == (11, 0, 0)
+        assert all(len(push_server.to(body)) == 1 for body in bodies)
+
+    @queued_only
+    def test_goes_on_where_a_cutting_worker_has_died(self, app: Flask, push_server: PushServer) -> None:
+        for number in range(11):
+            post(signed_in(app, f"user {number}"), push_server.subscription())
+        with app.app_context():
+            id = pushapp.send(Message(title="x"), to=EVERYONE)
+            assert not outbox.status(id).is_cut
+            uncut = scalar(app, "SELECT id FROM push_slices")
+            next(jobs._cut(uncut))  # and no further
+            assert outbox.status(id).recipients == 4
+        work(app)
+        with app.app_context():
+            assert counts(outbox.status(id)) == (11, 0, 0)
+        assert push_server.requests == 11
+
+    @queued_only
+    def test_does_not_hold_up_a_message_to_one_user(self, app: Flask, push_server: PushServer) -> None:
+        for number in range(9):
+            post(signed_in(app, f"user {number}"), push_server.subscription())
+        with app.app_context():
+            pushapp.send(Message(title="to all"), to=EVERYONE)
+            list(jobs._cut(scalar(app, "SELECT id FROM push_slices")))
+            pushapp.send(Message(title="to one"), to="user 8")
+        work(app)
+        titles = [push.message["notification"]["title"] for push in push_server.pushes]
+        assert titles.index("to one") <= 4  # the other slice in hand may have been faster
 
 
 class TestWhatBecomesOfIt:

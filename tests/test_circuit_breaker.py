@@ -1,0 +1,76 @@
+"""What keeps failing is left alone, and then asked by one at a time."""
+
+import time
+
+import pytest
+
+from pushapp.circuit_breaker import CircuitBreaker, CircuitOpenError
+
+
+def fail(breaker: CircuitBreaker, times: int) -> None:
+    for _ in range(times):
+        with breaker.attempt():
+            breaker.failed()
+
+
+def test_it_lets_everybody_ask_until_so_many_have_failed_in_a_row() -> None:
+    breaker = CircuitBreaker(3, pause=60, max_pause=60)
+    for _ in range(5):
+        fail(breaker, 2)
+        with breaker.attempt():
+            breaker.succeeded()
+    fail(breaker, 3)
+    with pytest.raises(CircuitOpenError) as refusal, breaker.attempt():
+        pass
+    assert 59 < refusal.value.seconds <= 60
+
+
+def test_then_one_at_a_time_may_try_and_its_success_is_everybodys() -> None:
+    breaker = CircuitBreaker(1)
+    fail(breaker, 1)
+    with breaker.attempt():
+        with pytest.raises(CircuitOpenError), breaker.attempt():
+            pass
+        breaker.succeeded()
+        with breaker.attempt(), breaker.attempt():
+            pass
+    with breaker.attempt():
+        pass
+
+
+def test_a_try_that_breaks_off_lets_the_next_one_try() -> None:
+    breaker = CircuitBreaker(1)
+    fail(breaker, 1)
+    with pytest.raises(RuntimeError), breaker.attempt():
+        raise RuntimeError
+    with breaker.attempt():
+        pass
+
+
+def test_each_failed_try_doubles_the_pause_up_to_its_limit() -> None:
+    breaker = CircuitBreaker(1, pause=0.05, max_pause=0.15)
+    pauses = []
+    for _ in range(3):
+        fail(breaker, 1)
+        with pytest.raises(CircuitOpenError) as refusal, breaker.attempt():
+            pass
+        pauses.append(refusal.value.seconds)
+        time.sleep(refusal.value.seconds)
+    assert pauses == [pytest.approx(seconds, abs=0.01) for seconds in (0.05, 0.1, 0.15)]
+
+
+def test_those_under_way_when_it_opens_make_the_pause_no_longer() -> None:
+    breaker = CircuitBreaker(2, pause=10, max_pause=300)
+    for _ in range(50):
+        breaker.failed()
+    with pytest.raises(CircuitOpenError) as refusal, breaker.attempt():
+        pass
+    assert refusal.value.seconds <= 10
+
+
+def test_a_pause_that_is_asked_for_is_kept() -> None:
+    breaker = CircuitBreaker(1, pause=1, max_pause=300)
+    breaker.failed(at_least=120)
+    with pytest.raises(CircuitOpenError) as refusal, breaker.attempt():
+        pass
+    assert 119 < refusal.value.seconds <= 120
