@@ -50,9 +50,9 @@ class CircuitBreaker:
         """Let everybody ask again."""
         self._failures, self._pause = 0, self._first_pause
 
-    def failed(self, at_least: float = 0.0) -> None:
-        """Note a failure; `at_least` is a pause that was asked for, in seconds."""
-        self._failures += 1
+    def failed(self, at_least: float = 0.0, *, weight: int = 1) -> None:
+        """Note a failure that counts as `weight`; `at_least` is a pause that was asked for, in seconds."""
+        self._failures += weight
         now = time.monotonic()
         # Those that were under way when it opened say nothing new.
         if self._failures >= self._failures_to_open and now >= self._open_until:

@@ -22,6 +22,7 @@ from .circuit_breaker import CircuitBreaker, CircuitOpenError
 CONNECT_TIMEOUT = 1.6  # seconds, for one of the server's addresses
 ANSWER_TIMEOUT = 1.6  # seconds, for all that one request asks; PostgreSQL gives up a statement before that
 FAILURES_TO_OPEN = 3  # in a row: from then on one of a process's threads asks, and the others fail at once
+WEIGHT_OF_SILENCE = FAILURES_TO_OPEN  # a server that says nothing, or is not there, needs no second proof
 
 
 class UnavailableError(SQLAlchemyError):
@@ -95,7 +96,7 @@ def _watched() -> Iterator[None]:
         raise UnavailableError(str(error)) from None
     except SQLAlchemyError as error:
         if is_passing(error):
-            breaker.failed()
+            breaker.failed(weight=WEIGHT_OF_SILENCE if _is_silence(error) else 1)
         else:
             breaker.succeeded()
         raise
@@ -109,7 +110,7 @@ def is_passing(error: SQLAlchemyError) -> bool:
     """
     if isinstance(error, UnavailableError | PoolTimeout | OperationalError | InternalError | DriverError):
         return True
-    return isinstance(error, DBAPIError) and _sqlstate(error) == "42P01"
+    return _sqlstate(error) == "42P01"
 
 
 def describe(error: SQLAlchemyError) -> str:
@@ -119,8 +120,13 @@ def describe(error: SQLAlchemyError) -> str:
     return f"{type(error.orig).__name__} {_sqlstate(error) or ''}".rstrip()
 
 
-def _sqlstate(error: DBAPIError) -> str | None:
-    return getattr(error.orig, "sqlstate", None)
+def _is_silence(error: SQLAlchemyError) -> bool:
+    # What a server says, it says with a state; what libpq and we say of a silent one has none.
+    return isinstance(error, DBAPIError) and isinstance(error.orig, psycopg.Error) and not error.orig.sqlstate
+
+
+def _sqlstate(error: SQLAlchemyError) -> str | None:
+    return getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
 
 
 def prepare(engine: Engine) -> None:
