@@ -3,24 +3,23 @@
 import asyncio
 import logging
 import os
-import socket
 import time
 from base64 import urlsafe_b64decode
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from ipaddress import ip_address
 from typing import Protocol, Self
 
 import aiohttp
 import http_ece
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractResolver
 from cryptography.hazmat.primitives.asymmetric import ec
 from yarl import URL
 
 from .circuit_breaker import CircuitBreaker, CircuitOpenError
 from .messages import Urgency
 from .outcomes import AGAIN, Outcome, Result, judge
-from .push_services import Origin, check_endpoint, is_public_address, origin_of
+from .push_services import Origin, check_endpoint, origin_of
+from .resolver import PublicResolver
 
 CONNECT_TIMEOUT = 5  # seconds
 TOTAL_TIMEOUT = 10  # seconds, for one message
@@ -76,34 +75,6 @@ def _breaker() -> CircuitBreaker:
 
 def _decode(text: str) -> bytes:
     return urlsafe_b64decode(text + "=" * (-len(text) % 4))
-
-
-class PublicResolver(AbstractResolver):
-    """Finds the addresses of push services, and refuses those that are not public.
-
-    The name was checked when the subscription was stored; what it points to now is checked here, on
-    the very address that is dialled.
-    """
-
-    def __init__(self, trusted: Collection[tuple[str, int]], resolver: AbstractResolver | None = None):
-        self._trusted = trusted
-        self._resolver = resolver or aiohttp.ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Return a host's public addresses; raises OSError when there is none."""
-        found = await self._resolver.resolve(host, port, family)
-        if (host, port) in self._trusted:
-            return found
-        public = [one for one in found if is_public_address(ip_address(one["host"].partition("%")[0]))]
-        if not public:
-            raise OSError("the push service's name leads to no public address")
-        return public
-
-    async def close(self) -> None:
-        """Let go of what finds the addresses."""
-        await self._resolver.close()
 
 
 class Delivery:

@@ -28,8 +28,8 @@ from pushapp.outcomes import AGAIN, Outcome, Result, judge, parse_retry_after
 from pushapp.vapid import TOKEN_LIFETIME, Signer, generate_key_pair
 
 from .browsers import base64url
+from .deployment import certificate
 from .receiving import Answer, PushServer, verify
-from .test_readme import certificate
 
 VECTOR = json.loads(Path(__file__).with_name("vectors").joinpath("rfc8291.json").read_text())
 KEY_PAIR = generate_key_pair()
