@@ -28,6 +28,7 @@ class CircuitBreaker:
         self._pause = pause
         self._open_until = 0.0  # on the monotonic clock
         self._trial = threading.Lock()
+        self.last_success = 0.0  # on the monotonic clock
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
@@ -48,7 +49,7 @@ class CircuitBreaker:
 
     def succeeded(self) -> None:
         """Let everybody ask again."""
-        self._failures, self._pause = 0, self._first_pause
+        self._failures, self._pause, self.last_success = 0, self._first_pause, time.monotonic()
 
     def failed(self, at_least: float = 0.0, *, weight: int = 1) -> None:
         """Note a failure that counts as `weight`; `at_least` is a pause that was asked for, in seconds."""

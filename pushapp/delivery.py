@@ -168,11 +168,15 @@ class Delivery:
         except ValueError:
             return Outcome(Result.FAILED, blames_subscription=True)
         breaker = self._breakers[str(origin)]
+        began = time.monotonic()
         try:
             with breaker.attempt():
                 outcome = await self._try(origin, recipient, payload, headers)
                 if outcome.result is Result.AGAIN:
-                    breaker.failed(outcome.retry_after or 0.0)
+                    # One that has answered nobody for so long needs no second proof.
+                    waited = time.monotonic() - began >= CONNECT_TIMEOUT and breaker.last_success < began
+                    weight = FAILURES_BEFORE_PAUSE if waited else 1
+                    breaker.failed(outcome.retry_after or 0.0, weight=weight)
                 else:
                     breaker.succeeded()
         except CircuitOpenError as error:

@@ -10,11 +10,13 @@ import ssl
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from itsdangerous import URLSafeTimedSerializer
 
 from pushapp.vapid import generate_key_pair
@@ -122,7 +124,19 @@ class Deployment:
         """Run the README's gunicorn."""
         with running(self.gunicorn_command(), cwd=self.root, env=self.environment, **options) as gunicorn:
             wait_for(self.port, gunicorn)
+            self.wait_for_workers(gunicorn)
             yield gunicorn
+
+    def wait_for_workers(self, gunicorn: "subprocess.Popen[str]") -> None:
+        """Wait until gunicorn's workers are there and one answers: it listens before it starts them."""
+        command = self.gunicorn_command()
+        number = int(command[command.index("--workers") + 1])
+        for _ in range(400):
+            if len(psutil.Process(gunicorn.pid).children()) == number:
+                urllib.request.urlopen(f"{self.url}/healthz", timeout=10).close()
+                return
+            time.sleep(0.05)
+        raise TimeoutError("gunicorn's workers have not started")
 
     @contextmanager
     def nginx(self) -> Iterator["subprocess.Popen[str]"]:
