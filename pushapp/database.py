@@ -22,6 +22,7 @@ from .circuit_breaker import CircuitBreaker, CircuitOpenError
 CONNECT_TIMEOUT = 1.6  # seconds, for one of the server's addresses
 ANSWER_TIMEOUT = 1.6  # seconds, for all that one request asks; PostgreSQL gives up a statement before that
 FAILURES_TO_OPEN = 3  # in a row: from then on one of a process's threads asks, and the others fail at once
+NOT_MIGRATED = ("42P01", "42P10")  # no such table, no such unique index
 WEIGHT_OF_SILENCE = FAILURES_TO_OPEN  # a server that says nothing, or is not there, needs no second proof
 
 
@@ -106,11 +107,12 @@ def is_passing(error: SQLAlchemyError) -> bool:
     """Say whether the database is away or too slow, rather than asked for something wrong.
 
     psycopg reports a lost server, a statement's time-out and recovery as OperationalError, a
-    read-only standby as InternalError; a table that is not there yet waits for `flask db upgrade`.
+    read-only standby as InternalError; a table or an index that is not there yet waits for
+    `flask db upgrade`.
     """
     if isinstance(error, UnavailableError | PoolTimeout | OperationalError | InternalError | DriverError):
         return True
-    return _sqlstate(error) == "42P01"
+    return _sqlstate(error) in NOT_MIGRATED
 
 
 def describe(error: SQLAlchemyError) -> str:

@@ -76,7 +76,7 @@ def send(
     if engine().dialect.name == "postgresql":
         return id
     if to is EVERYONE:
-        due = [cut for uncut in due for piece in _cut(uncut.slice_id) for cut in piece]
+        due = [cut for uncut in due for piece in cut_in_pieces(uncut.slice_id) for cut in piece]
     total = outbox.status(id).recipients
     asyncio.run(_deliver_here(due, lambda done: on_progress(done, total)))
     return id
@@ -96,14 +96,17 @@ async def fan_out(context: procrastinate.JobContext, *, slice_id: int) -> None:
     """Cut a message to everyone into slices, a piece at a time: the first are sent while others are cut."""
 
     def cut() -> int:
-        return sum(len(piece) for piece in _cut(slice_id))
+        return sum(len(piece) for piece in cut_in_pieces(slice_id))
 
     slices = await in_app(context.additional_context["app"], cut)
     logger.info("slice %d: cut into %d", slice_id, slices)
 
 
-def _cut(slice_id: int) -> Iterator[list[Due]]:
-    # What dies on the way is gone on with: a piece and its jobs are committed together.
+def cut_in_pieces(slice_id: int) -> Iterator[list[Due]]:
+    """Cut the uncut slice of a message to everyone, and yield what is due of each piece; the last is empty.
+
+    A piece and its jobs are committed together: where one caller ends, another may go on.
+    """
     piece = None
     while piece != []:
         with transaction() as connection:

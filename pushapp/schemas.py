@@ -164,7 +164,7 @@ class NotificationSchema(_Body):
     data = fields.Raw(allow_none=True, metadata={"description": "any JSON"})
 
 
-LENGTH_OF_USER_ID = {"minLength": 1, "maxLength": MAX_USER_ID_LENGTH, "pattern": r"^[^\x00-\x1f\x7f-\x9f]*$"}
+USER_ID = {"minLength": 1, "maxLength": MAX_USER_ID_LENGTH, "pattern": r"^[^\x00-\x1f\x7f-\x9f]*$"}
 
 
 def _validate_user_id(user_id: str) -> None:
@@ -175,7 +175,7 @@ def _validate_user_id(user_id: str) -> None:
 class ToSchema(_Body):
     """Whom a message is for: one of the two."""
 
-    user_id = fields.String(validate=_validate_user_id, metadata=LENGTH_OF_USER_ID)
+    user_id = fields.String(validate=_validate_user_id, metadata=USER_ID)
     everyone = fields.Boolean(truthy={True}, falsy=set(), metadata={"enum": [True]})
 
     @validates_schema

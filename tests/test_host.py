@@ -98,16 +98,23 @@ def test_the_table_is_in_the_hosts_database_and_metadata(host: Host) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:'get_engine' is deprecated")  # in the env.py that Flask-Migrate writes
-def test_the_hosts_own_migrations_bring_the_table(tmp_path: Path) -> None:
-    host = Host(f"sqlite:///{tmp_path}/first.db", tmp_path)
+def test_the_hosts_own_migrations_bring_the_table(host: Host) -> None:
     with host.app.app_context():
         host.db.drop_all()
         init()
         make_migration(message="all")
         upgrade()
-        names = inspect(host.db.engine).get_table_names()
-        host.db.engine.dispose()
-    assert "push_subscriptions" in names
+        assert "push_subscriptions" in inspect(host.db.engine).get_table_names()
+    body = subscription()
+    for _ in range(2):
+        assert host.sign_in(1).post("/push/subscribe", json=body).json == {"ok": True, "count": 1}
+
+
+@pytest.mark.parametrize("host", ["postgresql"], indirect=True)
+def test_the_hosts_users_wait_for_a_migration_it_has_not_made_yet(host: Host) -> None:
+    with host.app.app_context(), host.db.engine.begin() as connection:
+        connection.exec_driver_sql("DROP INDEX uq_push_subscriptions_user_id_endpoint_digest")
+    assert host.sign_in(1).post("/push/subscribe", json=subscription()).status_code == 503
 
 
 def test_the_hosts_errors_stay_its_own(host: Host) -> None:

@@ -164,7 +164,7 @@ class TestAMessageToEveryone:
             id = pushapp.send(Message(title="x"), to=EVERYONE)
             assert not outbox.status(id).is_cut
             uncut = scalar(app, "SELECT id FROM push_slices")
-            next(jobs._cut(uncut))  # and no further
+            next(jobs.cut_in_pieces(uncut))  # and no further
             assert outbox.status(id).recipients == 4
         work(app)
         with app.app_context():
@@ -177,7 +177,7 @@ class TestAMessageToEveryone:
             post(signed_in(app, f"user {number}"), push_server.subscription())
         with app.app_context():
             pushapp.send(Message(title="to all"), to=EVERYONE)
-            list(jobs._cut(scalar(app, "SELECT id FROM push_slices")))
+            list(jobs.cut_in_pieces(scalar(app, "SELECT id FROM push_slices")))
             pushapp.send(Message(title="to one"), to="user 8")
         work(app)
         titles = [push.message["notification"]["title"] for push in push_server.pushes]

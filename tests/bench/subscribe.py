@@ -34,7 +34,7 @@ from ..postgresql import PostgreSQL, free_port
 CALLERS = 500
 CONNECTIONS = 16
 CONTENDERS = {"pushapp": "wsgi:app", "limit": "tests.bench.rivals:limit()", "orm": "tests.bench.rivals:orm()"}
-GUNICORN = ["-k", "gthread", "-w", "2", "--threads", "4", "--reuse-port", "--no-control-socket"]
+GUNICORN = ["-k", "gthread", "-w", "2", "--threads", "4", "--no-control-socket"]
 AIMS = {"repeats": {"limit": 0.9, "orm": 4.0}, "new": {"limit": 0.8, "orm": 3.0}}
 
 SEED = """

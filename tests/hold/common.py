@@ -124,11 +124,6 @@ def slowest(answers: list[Answer]) -> float:
     return max((answer.seconds for answer in answers), default=0.0)
 
 
-def percentile(answers: list[Answer], share: float) -> float:
-    """Return the seconds that this share of the answers took at most."""
-    return sorted(answer.seconds for answer in answers)[int(len(answers) * share)]
-
-
 def put_in(url: str, number: int, endpoint: str = "https://push.example.net/", users: int = 0) -> None:
     """Put in subscriptions, `endpoint` and a number each, of as many users (or of so many)."""
     with psycopg.connect(url, autocommit=True) as connection:
@@ -141,7 +136,7 @@ def put_in(url: str, number: int, endpoint: str = "https://push.example.net/", u
 
 
 @contextmanager
-def counting_push_service(folder: Path, silent_port: int = 0) -> Iterator[tuple[str, Path]]:
+def counting_push_service(folder: Path) -> Iterator[tuple[str, Path]]:
     """Run an nginx that answers 201 to every message; yields its origin and its log, a path a line."""
     port = free_port()
     log = folder / "pushes"

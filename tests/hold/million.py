@@ -16,7 +16,9 @@ from flask import Flask
 from sqlalchemy import event
 
 from pushapp import EVERYONE, Message, create_app, jobs, outbox, send, subscriptions
+from pushapp.database import transaction
 from pushapp.extensions import db
+from pushapp.outcomes import GONE, SENT, Outcome, Result
 from pushapp.subscriptions import Subscription
 
 from ..deployment import Deployment
@@ -114,7 +116,7 @@ def operations(app: Flask) -> dict[str, Callable[[], object]]:
     def start_of_fan_out() -> object:
         id = send(Message(title="Hello"), to=EVERYONE)
         uncut = scalar_in(f"SELECT id FROM push_slices WHERE message_id = {id}")
-        return next(jobs._cut(uncut))
+        return next(jobs.cut_in_pieces(uncut))
 
     def prune() -> object:
         return subscriptions.prune()
@@ -165,6 +167,17 @@ def compare(few: Flask, many: Flask, rounds: int, verdict: Verdict) -> None:
         )  # fmt: skip
 
 
+def deliver_to(app: Flask, message_id: int) -> None:
+    """Ask all that a worker asks for a message to one user."""
+    slice = outbox.take(scalar_in(f"SELECT id FROM push_slices WHERE message_id = {message_id}"))
+    assert slice is not None
+    results = [SENT, GONE, Outcome(Result.FAILED, blames_subscription=True)]
+    outcomes = [results[number % 3] for number in range(len(slice.recipients))]
+    with transaction() as connection:
+        outbox.record(connection, slice, outcomes, slice.created_at)
+    outbox.status(message_id)
+
+
 def look_at_plans(app: Flask, verdict: Verdict, *, show: bool) -> None:
     """Have PostgreSQL explain every statement that the operations run."""
     statements: dict[str, Any] = {}
@@ -179,6 +192,8 @@ def look_at_plans(app: Flask, verdict: Verdict, *, show: bool) -> None:
         subscriptions.remove("user 1", "https://push.example.net/")
         subscriptions.remove_by_id("user 1", 1)
         outbox.backlog()
+        deliver_to(app, send(Message(title="Hello"), to="user 1"))
+        outbox.prune()
         event.remove(db.engine, "before_cursor_execute", note)
         sequential = []
         with psycopg.connect(
