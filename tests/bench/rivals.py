@@ -14,7 +14,7 @@ from pushapp.schemas import SubscriptionSchema
 from pushapp.subscriptions import Subscription
 
 SCHEMA = SubscriptionSchema()
-ONE_STATEMENT = """
+ONE_STATEMENT = r"""
 WITH mine AS (
     SELECT count(*) AS count,
            count(*) FILTER (WHERE endpoint = %(endpoint)s) AS of_endpoint,
@@ -24,7 +24,7 @@ WITH mine AS (
 ), written AS (
     INSERT INTO push_subscriptions (user_id, endpoint, keys_p256dh, keys_auth, expires_at)
     SELECT %(user_id)s, %(endpoint)s, %(p256dh)s, %(auth)s, %(expires_at)s FROM mine WHERE saved = 0
-    ON CONFLICT (user_id, endpoint) DO UPDATE SET keys_p256dh = excluded.keys_p256dh,
+    ON CONFLICT (user_id, sha256(replace(endpoint, '\', '\\')::bytea)) DO UPDATE SET keys_p256dh = excluded.keys_p256dh,
         keys_auth = excluded.keys_auth, expires_at = excluded.expires_at, updated_at = now()
     RETURNING 1
 )
