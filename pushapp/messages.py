@@ -67,7 +67,8 @@ class Message:
         for action in self.actions or ():
             if not action.get("action") or not action.get("title"):
                 raise MessageError("actions", "Each must have an action and a title.")
-            _check_url("actions", action.get("navigate"))
+            for name in ("navigate", "icon"):
+                _check_url("actions", action.get(name))
         if self.ttl < 0:
             raise MessageError("ttl", "Must not be negative.")
         object.__setattr__(self, "ttl", min(self.ttl, MAX_TTL))

@@ -140,7 +140,8 @@ class UnsubscriptionSchema(_Body):
     )
 
 
-PATH_OR_URL = {"format": "uri-reference", "description": "a path, or an http or https URL"}
+# No format: browsers read more as a URL than RFC 3986 does.
+PATH_OR_URL = {"description": "a path, or an http or https URL"}
 
 
 class ActionSchema(_Body):
@@ -149,7 +150,7 @@ class ActionSchema(_Body):
     action = fields.String(required=True, metadata={"minLength": 1})
     title = fields.String(required=True, metadata={"minLength": 1})
     navigate = fields.String(metadata=PATH_OR_URL)
-    icon = fields.String()
+    icon = fields.String(metadata=PATH_OR_URL)
 
 
 class NotificationSchema(_Body):
