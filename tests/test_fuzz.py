@@ -1,7 +1,6 @@
 """Requests that nobody thought of: no input may end in a 5xx."""
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from pushapp.extensions import db
 
 from .browsers import subscription
 from .conftest import SETTINGS, signed_in
-from .deployment import PROGRAMS, ROOT, Deployment
+from .described import ask, described_site
 from .receiving import PushServer
 
 SCALARS = (
@@ -64,7 +63,7 @@ def anybody(
 
 
 @pytest.mark.parametrize("path", ["/push/subscribe", "/push/unsubscribe"])
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(body=BODIES | VALUES)
 def test_no_body_is_too_much(anybody: FlaskClient, path: str, body: Any) -> None:
     response = anybody.post(path, data=json.dumps(body), content_type="application/json")
@@ -72,14 +71,14 @@ def test_no_body_is_too_much(anybody: FlaskClient, path: str, body: Any) -> None
     assert response.status_code == 200 or response.json["errors"]["json"]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(data=st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
 def test_no_bytes_are_too_much(anybody: FlaskClient, data: bytes) -> None:
     response = anybody.post("/push/subscribe", data=data, content_type="application/json")
     assert response.status_code in (400, 422), response.text
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(text=st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=";"), max_size=80))
 def test_no_cookie_and_no_header_is_too_much(anybody: FlaskClient, text: str) -> None:
     nobody = anybody.application.test_client()
@@ -89,40 +88,13 @@ def test_no_cookie_and_no_header_is_too_much(anybody: FlaskClient, text: str) ->
     assert anybody.delete("/push/subscriptions/1", headers=headers).status_code in (400, 403)
 
 
-SCHEMATHESIS = """
-[auth.openapi.session]
-api_key = "{cookie}"
-[auth.openapi.token]
-bearer = "token"
-[[operations]]
-include-name = "POST /push/messages"
-# That `to` has either member and not both is said, and not heeded by the coverage phase.
-checks.positive_data_acceptance.expected-statuses = ["2xx", 422]
-"""
-
-
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_every_route_does_what_its_description_says(
     request: pytest.FixtureRequest, tmp_path: Path, push_server: PushServer, database: str
 ) -> None:
-    settings = {
-        "FLASK_PUSH_API_TOKENS": '["token"]',
-        "FLASK_PUSH_TRUSTED_PUSH_SERVICES": f'["{push_server.origin}"]',
-    }
-    site = Deployment(request.getfixturevalue(f"migrated_{database}"), tmp_path, **settings)
-    configuration = tmp_path / "schemathesis.toml"
-    configuration.write_text(SCHEMATHESIS.format(cookie=site.cookie("anybody").partition("=")[2]))
-    environment = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
-        "SCHEMATHESIS_HOOKS": "tests.schemathesis_hooks",
-        "PUSH_SERVICE": push_server.origin,
-    }
+    url = request.getfixturevalue(f"migrated_{database}")
+    site = described_site(url, tmp_path, push_server.origin)
     with site.gunicorn(stdout=subprocess.DEVNULL):
-        done = subprocess.run(
-            [PROGRAMS / "schemathesis", "--config-file", configuration, "run", f"{site.url}/openapi.json",
-             "--checks", "all", "--phases", "examples,coverage,fuzzing,stateful", "-n", "25", "--no-color"],
-            cwd=tmp_path, env=environment, capture_output=True, text=True,
-        )  # fmt: skip
+        done = ask(site, push_server.origin, "--generation-deterministic")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Tested: 11" in done.stdout

@@ -1,19 +1,22 @@
-"""Fuzzing of the schemas and of the rules for endpoints, by hypothesis.
+"""Fuzzing of the schemas and of the rules for endpoints, by hypothesis, and of all routes, by schemathesis.
 
-    python -m tests.hold.fuzz [--seconds 600]
+    python -m tests.hold.fuzz [--seconds 600] [--seed N]
 
 What is agreed to is judged again by others' parsers: the host that would be dialled, and its address.
-A find belongs into `tests/hostile.py`.
+Half of the time goes to the routes of a running site. A find belongs into `tests/hostile.py`.
 """
 
 import argparse
 import ipaddress
 import json
 import random
+import re
 import socket
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from flask import Flask
@@ -27,6 +30,8 @@ from pushapp.push_services import check_endpoint, origin_of
 from pushapp.schemas import MessageSchema, SubscriptionSchema, UnsubscriptionSchema
 
 from .. import hostile
+from ..described import ask, described_site
+from ..receiving import PushServer
 from .common import KEYS, Verdict
 
 SPECIAL = ("localhost", "local", "internal", "invalid", "onion", "alt", "arpa")
@@ -59,15 +64,25 @@ def main() -> None:
     """Fuzz until the time is over."""
     parser = argparse.ArgumentParser(prog="python -m tests.hold.fuzz")
     parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="for the same inputs again")
     options = parser.parse_args()
+    print(f"seed {options.seed}")
+    random.seed(options.seed)
     verdict = Verdict()
+    fuzz_schemas(options.seconds / 2, verdict)
+    fuzz_routes(options.seconds / 2, verdict)
+    verdict.end()
+
+
+def fuzz_schemas(seconds: float, verdict: Verdict) -> None:
+    """Try what hypothesis thinks of on the schemas, the rules for endpoints and the reading of bodies."""
     with tempfile.TemporaryDirectory() as folder:
         app = create_app(
             {"SQLALCHEMY_DATABASE_URI": "sqlite://", "PUSH_API_TOKENS": ["x"]}, instance_path=folder
         )
         tried: dict[str, int] = {}
-        until = time.monotonic() + options.seconds
-        finds = []
+        until = time.monotonic() + seconds
+        finds: list[str] = []
         while time.monotonic() < until and not finds:
             for check in (endpoint, subscription, message, unread):
                 try:
@@ -75,7 +90,23 @@ def main() -> None:
                 except Exception as error:  # whatever it is, it is a find
                     finds.append(f"{check.__name__}: {error!r} {getattr(error, '__notes__', '')}")
     verdict.promise(f"finds in {sum(tried.values()):,} inputs ({tried})", finds or 0, not finds)
-    verdict.end()
+
+
+def fuzz_routes(seconds: float, verdict: Verdict) -> None:
+    """Try what schemathesis thinks of on a running site."""
+    push_server = PushServer()
+    requests, finds = 0, ""
+    with tempfile.TemporaryDirectory() as folder:
+        site = described_site(f"sqlite:///{folder}/fuzz.db", Path(folder), push_server.origin)
+        site.flask("db", "upgrade")
+        until = time.monotonic() + seconds
+        with site.gunicorn(stdout=subprocess.DEVNULL):
+            while time.monotonic() < until and not finds:
+                done = ask(site, push_server.origin, "--seed", str(random.randrange(2**32)))
+                requests += int(re.findall(r"(\d+) generated", done.stdout)[0])
+                finds = done.stdout if done.returncode else ""
+    push_server.close()
+    verdict.promise(f"finds in {requests:,} requests to all routes", finds or 0, not finds)
 
 
 def run(check: Callable[[Flask, Any], None], app: Flask) -> int:
