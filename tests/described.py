@@ -13,7 +13,7 @@ api_key = "{cookie}"
 bearer = "token"
 [checks]
 # A body of over 16 KiB is refused before anybody looks whether it is right.
-positive_data_acceptance.expected-statuses = ["2xx", 413]
+positive_data_acceptance.expected-statuses = ["2xx", 404, 413]
 negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 413, 415, 422]
 [[operations]]
 include-name = "POST /push/messages"
