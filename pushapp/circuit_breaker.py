@@ -1,9 +1,12 @@
 """What keeps failing is left alone for a while, and then asked by one at a time."""
 
+import math
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+ENOUGH_TO_BE_SILENT = 3  # attempts that wait together for an answer
 
 
 class CircuitOpenError(Exception):
@@ -18,12 +21,24 @@ class CircuitBreaker:
     """Opens after so many failures in a row, for `pause` seconds, then lets one at a time try.
 
     Each further failure doubles the pause, up to `max_pause` seconds; the first success lets everybody
-    ask again. Threads and coroutines may share it.
+    ask again. While several wait for an answer and none has come for `silence` seconds, nobody joins
+    them. Threads and coroutines may share it.
     """
 
-    def __init__(self, failures_to_open: int, *, pause: float = 0.0, max_pause: float = 0.0):
+    def __init__(
+        self,
+        failures_to_open: int,
+        *,
+        pause: float = 0.0,
+        max_pause: float = 0.0,
+        silence: float = math.inf,
+    ):
         self._failures_to_open = failures_to_open
         self._first_pause, self._max_pause = pause, max_pause
+        self._silence = silence
+        self._counting = threading.Lock()
+        self._waiting = 0  # attempts under way
+        self._silent_since = 0.0  # on the monotonic clock
         self._failures = 0  # in a row
         self._pause = pause
         self._open_until = 0.0  # on the monotonic clock
@@ -36,6 +51,11 @@ class CircuitBreaker:
 
         Raises CircuitOpenError when it must not ask now.
         """
+        with self._unless_it_fails(), self._unless_it_is_silent():
+            yield
+
+    @contextmanager
+    def _unless_it_fails(self) -> Iterator[None]:
         if self._failures < self._failures_to_open:
             yield
             return
@@ -46,6 +66,21 @@ class CircuitBreaker:
             yield
         finally:
             self._trial.release()
+
+    @contextmanager
+    def _unless_it_is_silent(self) -> Iterator[None]:
+        with self._counting:
+            now = time.monotonic()
+            if self._waiting >= ENOUGH_TO_BE_SILENT and now - self._silent_since >= self._silence:
+                raise CircuitOpenError(0.0)
+            self._silent_since = self._silent_since if self._waiting else now
+            self._waiting += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._waiting -= 1
+                self._silent_since = time.monotonic()
 
     def succeeded(self) -> None:
         """Let everybody ask again."""

@@ -29,6 +29,7 @@ MAX_ANSWER = 64 * 1024  # bytes read of an answer
 FAILURES_BEFORE_PAUSE = 10  # in a row
 FIRST_PAUSE = 10  # seconds
 MAX_PAUSE = 300  # seconds
+SILENCE = 1  # seconds without an answer to any of those that wait for one: no others join them
 SECONDS_BETWEEN_LOG_LINES = 60  # about one origin
 
 OUR_OWN_FAULTS = "PUSH_VAPID_PRIVATE_KEY, PUSH_VAPID_SUBJECT and the clock"
@@ -70,7 +71,7 @@ def _authority(endpoint: str) -> str:
 
 
 def _breaker() -> CircuitBreaker:
-    return CircuitBreaker(FAILURES_BEFORE_PAUSE, pause=FIRST_PAUSE, max_pause=MAX_PAUSE)
+    return CircuitBreaker(FAILURES_BEFORE_PAUSE, pause=FIRST_PAUSE, max_pause=MAX_PAUSE, silence=SILENCE)
 
 
 def _decode(text: str) -> bytes:

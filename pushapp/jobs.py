@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Final, TypeVar
@@ -32,6 +33,7 @@ DELIVER = "pushapp.deliver"
 DATABASE_RETRY = 2  # seconds
 RECORDING_TIMEOUT = 10  # seconds
 URGENT, TO_EVERYONE = 1, 0  # priorities: a message to one user does not wait behind one to all
+TURN = 1  # seconds that a slice may keep others waiting
 PATIENCE_HERE = timedelta(seconds=30)  # how long a send on SQLite repeats what is passing
 DEFER_AT_ONCE = 500  # jobs a statement
 
@@ -117,8 +119,16 @@ def cut_in_pieces(slice_id: int) -> Iterator[list[Due]]:
 
 @queue.task(name=DELIVER, queue=QUEUE, retry=_until_it_works, pass_context=True)
 async def deliver(context: procrastinate.JobContext, *, slice_id: int) -> None:
-    """Send a slice, and queue what is to be repeated."""
-    await _deliver(context.additional_context["app"], context.additional_context["delivery"], slice_id)
+    """Send a slice, and queue what is to be repeated.
+
+    Slices of messages to everyone take turns, and one that has to wait for a push service gives up its
+    turn meanwhile. A message to one user needs none.
+    """
+    app, delivery, turns = (context.additional_context[name] for name in ("app", "delivery", "turns"))
+    async with nullcontext() if context.job.priority >= URGENT else turns:
+        delivering = asyncio.create_task(_deliver(app, delivery, slice_id))
+        await asyncio.wait([delivering], timeout=TURN)
+    await delivering
 
 
 @queue.periodic(cron="17 3 * * *")

@@ -17,7 +17,7 @@ from . import outbox
 from .database import engine
 from .jobs import DATABASE_RETRY, QUEUE, delivery_for, in_app, queue
 
-DEFAULT_CONCURRENCY = 2  # slices a worker has in hand
+DEFAULT_CONCURRENCY = 2  # slices that a worker sends at once
 HEARTBEAT = 5  # seconds between a worker's signs of life
 DEAD_AFTER = 20  # seconds without one: its slices are taken up by others
 OPENING_TIMEOUT = 5  # seconds that the database is waited for at a time
@@ -45,13 +45,13 @@ async def work(app: Flask, *, concurrency: int = DEFAULT_CONCURRENCY, drain: boo
     async with delivery_for_app as delivery:
         options: dict[str, Any] = {
             "queues": [QUEUE],
-            "concurrency": concurrency,
+            "concurrency": 2 * concurrency + 2,  # some may have to wait for a silent push service
             "wait": not drain,
             "delete_jobs": "always",
             "fetch_job_polling_interval": POLL_INTERVAL,
             "update_heartbeat_interval": HEARTBEAT,
             "stalled_worker_timeout": DEAD_AFTER,
-            "additional_context": {"app": app, "delivery": delivery},
+            "additional_context": {"app": app, "delivery": delivery, "turns": asyncio.Semaphore(concurrency)},
             "install_signal_handlers": False,
         }
         stop = _stop_event()

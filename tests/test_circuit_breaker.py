@@ -1,6 +1,7 @@
 """What keeps failing is left alone, and then asked by one at a time."""
 
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -74,3 +75,31 @@ def test_a_pause_that_is_asked_for_is_kept() -> None:
     with pytest.raises(CircuitOpenError) as refusal, breaker.attempt():
         pass
     assert 119 < refusal.value.seconds <= 120
+
+
+def test_nobody_joins_those_that_wait_in_silence_until_one_has_an_answer() -> None:
+    breaker = CircuitBreaker(10, silence=0.05)
+    with ExitStack() as waiting:
+        for _ in range(2):
+            waiting.enter_context(breaker.attempt())
+        with breaker.attempt():
+            time.sleep(0.06)
+            with pytest.raises(CircuitOpenError), breaker.attempt():
+                pass
+        with breaker.attempt():
+            pass
+
+
+def test_two_that_wait_for_an_answer_are_no_silence() -> None:
+    breaker = CircuitBreaker(10, silence=0.05)
+    with breaker.attempt(), breaker.attempt():
+        time.sleep(0.06)
+        with breaker.attempt():
+            pass
+
+
+def test_a_silence_that_is_over_is_forgotten() -> None:
+    breaker = CircuitBreaker(10, silence=0.05)
+    for _ in range(2):
+        with breaker.attempt(), breaker.attempt(), breaker.attempt(), breaker.attempt():
+            time.sleep(0.06)
