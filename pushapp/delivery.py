@@ -101,10 +101,11 @@ class Delivery:
         # One push service that is away or overrun must not hold up the others.
         self._breakers: defaultdict[str, CircuitBreaker] = defaultdict(_breaker)  # by origin
         self._silent_until: dict[str, float] = {}  # no further line about this origin in the log
-        places = {(origin.host.strip("[]"), origin.port) for origin in map(origin_of, trusted)}
-        self._resolver = PublicResolver(places, resolver)
+        self._own_resolver = resolver
 
     async def __aenter__(self) -> Self:
+        places = {(origin.host.strip("[]"), origin.port) for origin in map(origin_of, self._trusted)}
+        self._resolver = PublicResolver(places, self._own_resolver)
         connector = aiohttp.TCPConnector(
             resolver=self._resolver,
             limit=0,

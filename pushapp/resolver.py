@@ -9,17 +9,20 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from .push_services import is_public_address
 
+LOOKUP_TIMEOUT = 1.5  # seconds, for the first question to a name server
+LOOKUPS = 2  # how often each name server is asked; the second time it may take longer
+
 
 class PublicResolver(AbstractResolver):
     """Finds the addresses of push services, and refuses those that are not public.
 
     The name was checked when the subscription was stored; what it points to now is checked here, on
-    the very address that is dialled.
+    the very address that is dialled. Name servers that do not answer take no thread from anybody.
     """
 
     def __init__(self, trusted: Collection[tuple[str, int]], resolver: AbstractResolver | None = None):
         self._trusted = trusted
-        self._resolver = resolver or aiohttp.ThreadedResolver()
+        self._resolver = resolver or aiohttp.AsyncResolver(timeout=LOOKUP_TIMEOUT, tries=LOOKUPS)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET

@@ -11,9 +11,11 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import aiohttp
 import http_ece
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -22,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pushapp.delivery
-from pushapp.delivery import Delivery, encrypt
+from pushapp.delivery import TOTAL_TIMEOUT, Delivery, encrypt
 from pushapp.messages import Message, Urgency
 from pushapp.outcomes import AGAIN, Outcome, Result, judge, parse_retry_after
 from pushapp.vapid import TOKEN_LIFETIME, Signer, generate_key_pair
@@ -275,6 +277,40 @@ class TestAddresses:
         push_server.origin = f"http://push.internal:{push_server.server_port}"
         subscription["endpoint"] = push_server.origin + path
         assert results(deliver(push_server, [subscription], resolver=Resolver("127.0.0.1"))) == ["sent"]
+
+    def test_name_servers_that_say_nothing_take_no_threads_and_little_time(
+        self, push_server: PushServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        silent = socket.socket(type=socket.SOCK_DGRAM)
+        silent.bind(("127.0.0.1", 0))
+        silent.settimeout(1)
+        name_server = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr(
+            aiohttp, "AsyncResolver", partial(aiohttp.AsyncResolver, nameservers=[name_server])
+        )
+        keys = push_server.subscription()["keys"]
+        away = [{"endpoint": f"https://{number}.example.net/x", "keys": keys} for number in range(100)]
+
+        async def thread_is_free() -> float:
+            began = time.monotonic()
+            await asyncio.sleep(1)
+            await asyncio.to_thread(int)
+            return time.monotonic() - began
+
+        async def run() -> tuple[list[Outcome], float]:
+            async with Delivery(Signer(KEY_PAIR, SUBJECT).authorization, [push_server.origin]) as delivery:
+                options: dict[str, Any] = {"ttl": 0, "urgency": Urgency.NORMAL, "topic": None}
+                subscriptions = [recipient(one) for one in [*away, push_server.subscription()]]
+                sending = delivery.deliver(subscriptions, MESSAGE.payload(), **options)
+                return await asyncio.gather(sending, thread_is_free())
+
+        with silent:
+            began = time.monotonic()
+            outcomes, seconds = asyncio.run(run())
+            assert results(outcomes) == ["again"] * 100 + ["sent"]
+            assert silent.recv(1_000)
+        assert seconds < 1.5
+        assert time.monotonic() - began < TOTAL_TIMEOUT
 
 
 def test_keys_that_make_no_sense_fail_alone(push_server: PushServer) -> None:
