@@ -1,6 +1,9 @@
 """From `send` to the push service and back to the table, on both databases."""
 
 import asyncio
+import os
+import signal
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -97,6 +100,31 @@ class TestAMessage:
         status = send(app, EVERYONE)
         assert (status.state, status.recipients, counts(status)) == ("done", 11, (11, 0, 0))
         assert len(push_server.pushes) == len({push.path for push in push_server.pushes}) == 11
+
+    @queued_only
+    def test_to_one_user_does_not_wait_for_one_to_everyone(
+        self, app: Flask, push_server: PushServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("pushapp.jobs.TURN", 60)
+        body = push_server.subscription()
+        post(signed_in(app, "alice"), body)
+        urgent_came = threading.Event()
+        in_time = []
+
+        def send_to_her_and_wait() -> None:
+            push_server.before_answer = urgent_came.set
+            with app.app_context():
+                pushapp.send(Message(title="urgent"), to="alice")
+            in_time.append(urgent_came.wait(8))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        push_server.before_answer = send_to_her_and_wait
+        with app.app_context():
+            pushapp.send(Message(title="news"), to=EVERYONE)
+            asyncio.run(worker.work(app, concurrency=1))
+        assert in_time == [True]
+        titles = [push.message["notification"]["title"] for push in push_server.to(body)]
+        assert titles == ["news", "urgent"]
 
     @pytest.mark.parametrize("to", ["nobody", EVERYONE])
     def test_to_nobody_is_done_at_once(self, app: Flask, to: Any) -> None:
