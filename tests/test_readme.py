@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from flask import Flask
 
@@ -22,6 +23,7 @@ from pushapp.extensions import db
 from .browsers import subscription
 from .conftest import signed_in
 from .deployment import NGINX, PROGRAMS, README, ROOT, Deployment, block, running, wait_for
+from .hold.common import wait_until
 from .postgresql import free_port
 
 
@@ -81,6 +83,22 @@ def test_gunicorn_behind_nginx(migrated_postgresql: str, tmp_path: Path) -> None
         assert get(f"{url}/readyz", None, context)[0] == 200
         for one in slow:
             one.close()
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx is not on this machine")
+def test_nginx_closes_an_idle_connection_before_gunicorn_does(tmp_path: Path) -> None:
+    site = Deployment(f"sqlite:///{tmp_path}/pushapp.db", tmp_path)
+
+    def ends(status: str) -> set[tuple[int, int]]:
+        found = psutil.net_connections("tcp4")
+        return {(one.laddr.port, one.raddr.port) for one in found if one.status == status}
+
+    with site.gunicorn(), site.nginx():
+        assert get(f"{site.tls_url}/healthz", None, site.context())[0] == 200
+        ((nginxs_port, _),) = {one for one in ends(psutil.CONN_ESTABLISHED) if one[1] == site.port}
+        by_nginx, by_gunicorn = (nginxs_port, site.port), (site.port, nginxs_port)
+        assert wait_until(lambda: bool({by_nginx, by_gunicorn} & ends(psutil.CONN_TIME_WAIT)), 10)
+        assert by_gunicorn not in ends(psutil.CONN_TIME_WAIT)  # who is left with it has closed first
 
 
 def test_names_every_setting_with_its_default() -> None:

@@ -64,7 +64,7 @@ async def kill_the_database(
     back_after = []
     for _ in range(kills):
         await asyncio.sleep(random.uniform(0.3, 1))
-        server.kill()
+        await asyncio.to_thread(server.kill)
         await asyncio.sleep(random.uniform(0, 1))
         await asyncio.to_thread(server.start)
         up, seen = time.monotonic(), len(callers.answers)
