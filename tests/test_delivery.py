@@ -309,7 +309,7 @@ class TestAddresses:
             outcomes, seconds = asyncio.run(run())
             assert results(outcomes) == ["again"] * 100 + ["sent"]
             assert silent.recv(1_000)
-        assert seconds < 1.5
+        assert seconds < 3
         assert time.monotonic() - began < TOTAL_TIMEOUT
 
 
