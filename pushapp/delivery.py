@@ -7,6 +7,7 @@ import time
 from base64 import urlsafe_b64decode
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 import aiohttp
@@ -30,7 +31,8 @@ FAILURES_BEFORE_PAUSE = 10  # in a row
 FIRST_PAUSE = 10  # seconds
 MAX_PAUSE = 300  # seconds
 SILENCE = 1  # seconds without an answer to any of those that wait for one: no others join them
-SECONDS_BETWEEN_LOG_LINES = 60  # about one origin
+SECONDS_BETWEEN_LOG_LINES = 60  # about one push service
+MAX_REMEMBERED = 10_000  # push services; anybody can bring endpoints of new ones
 
 OUR_OWN_FAULTS = "PUSH_VAPID_PRIVATE_KEY, PUSH_VAPID_SUBJECT and the clock"
 
@@ -67,7 +69,7 @@ def encrypt(payload: bytes, p256dh: str, auth: str) -> bytes:
 
 
 def _authority(endpoint: str) -> str:
-    return "/".join(endpoint.split("/", 3)[:3])
+    return "/".join(endpoint.split("/", 3)[:3]).lower()
 
 
 def _breaker() -> CircuitBreaker:
@@ -76,6 +78,15 @@ def _breaker() -> CircuitBreaker:
 
 def _decode(text: str) -> bytes:
     return urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+@dataclass(slots=True)
+class _PushService:
+    """One that is agreed to. When it is away or overrun, it must not hold up the others."""
+
+    origin: Origin
+    breaker: CircuitBreaker = field(default_factory=_breaker)
+    log_silent_until: float = 0.0  # on the monotonic clock
 
 
 class Delivery:
@@ -97,10 +108,7 @@ class Delivery:
         self._authorization = authorization
         self._trusted = trusted
         self._observe = observe
-        self._origins: dict[str, Origin] = {}  # those that are agreed to, by scheme and authority
-        # One push service that is away or overrun must not hold up the others.
-        self._breakers: defaultdict[str, CircuitBreaker] = defaultdict(_breaker)  # by origin
-        self._silent_until: dict[str, float] = {}  # no further line about this origin in the log
+        self._push_services: dict[str, _PushService] = {}  # by scheme and authority
         self._own_resolver = resolver
 
     async def __aenter__(self) -> Self:
@@ -166,14 +174,14 @@ class Delivery:
 
     async def _deliver(self, recipient: Recipient, payload: bytes, headers: dict[str, str]) -> Outcome:
         try:
-            origin = self._agreed_origin(recipient.endpoint)
+            push_service = self._push_service(recipient.endpoint)
         except ValueError:
             return Outcome(Result.FAILED, blames_subscription=True)
-        breaker = self._breakers[str(origin)]
+        breaker = push_service.breaker
         began = time.monotonic()
         try:
             with breaker.attempt():
-                outcome = await self._try(origin, recipient, payload, headers)
+                outcome = await self._try(push_service, recipient, payload, headers)
                 if outcome.result is Result.AGAIN:
                     # One that has answered nobody for so long needs no second proof.
                     waited = time.monotonic() - began >= CONNECT_TIMEOUT and breaker.last_success < began
@@ -186,11 +194,11 @@ class Delivery:
         return outcome
 
     async def _try(
-        self, origin: Origin, recipient: Recipient, payload: bytes, headers: dict[str, str]
+        self, push_service: _PushService, recipient: Recipient, payload: bytes, headers: dict[str, str]
     ) -> Outcome:
-        name = str(origin)
+        name = str(push_service.origin)
         headers = {**headers, "Authorization": self._authorization(name)}
-        if origin.host.endswith(".notify.windows.com"):
+        if push_service.origin.host.endswith(".notify.windows.com"):
             headers["X-WNS-Cache-Policy"] = "no-cache" if headers["TTL"] == "0" else "cache"
         began = time.monotonic()
         try:
@@ -204,7 +212,7 @@ class Delivery:
             OSError,
         ) as error:  # before ValueError: TLS errors are both
             # A name that leads inside is refused here too, and may lead outside again later.
-            self._log(logging.WARNING, name, "cannot be reached: %s", type(error).__name__)
+            self._log(logging.WARNING, push_service, "cannot be reached: %s", type(error).__name__)
             outcome, status = AGAIN, 0
         except ValueError:  # no keys after all
             return Outcome(Result.FAILED, blames_subscription=True)
@@ -212,18 +220,20 @@ class Delivery:
             self._observe(name, outcome, time.monotonic() - began)
         if outcome.result is Result.FAILED:
             if outcome.blames_subscription:
-                self._log(logging.WARNING, name, "refused subscription %d (%d)", recipient.id, status)
+                self._log(logging.WARNING, push_service, "refused subscription %d (%d)", recipient.id, status)
             else:
-                self._log(logging.ERROR, name, "refuses us (%d): check %s", status, OUR_OWN_FAULTS)
+                self._log(logging.ERROR, push_service, "refuses us (%d): check %s", status, OUR_OWN_FAULTS)
         return outcome
 
-    def _agreed_origin(self, endpoint: str) -> Origin:
-        key = _authority(endpoint)
-        origin = self._origins.get(key)
-        if origin is None:
+    def _push_service(self, endpoint: str) -> _PushService:
+        authority = _authority(endpoint)
+        known = self._push_services.get(authority)
+        if known is None:
             check_endpoint(endpoint, self._trusted)
-            origin = self._origins[key] = origin_of(endpoint)
-        return origin
+            if len(self._push_services) >= MAX_REMEMBERED:
+                self._push_services.clear()  # what matters is learned again
+            known = self._push_services[authority] = _PushService(origin_of(endpoint))
+        return known
 
     async def _post(self, endpoint: str, body: bytes, headers: dict[str, str]) -> tuple[Outcome, int]:
         url = URL(endpoint, encoded=True)  # exactly as the push service gave it
@@ -237,9 +247,9 @@ class Delivery:
                 response.close()  # the rest would have to be read before the connection is used again
             return judge(response.status, response.headers.get("Retry-After"), answer), response.status
 
-    def _log(self, level: int, origin: str, text: str, *values: object) -> None:
+    def _log(self, level: int, push_service: _PushService, text: str, *values: object) -> None:
         # A fan-out meets the same trouble thousands of times: one line a minute says it.
         now = time.monotonic()
-        if self._silent_until.get(origin, 0) <= now:
-            self._silent_until[origin] = now + SECONDS_BETWEEN_LOG_LINES
-            logger.log(level, f"%s {text}", origin, *values)
+        if push_service.log_silent_until <= now:
+            push_service.log_silent_until = now + SECONDS_BETWEEN_LOG_LINES
+            logger.log(level, f"%s {text}", push_service.origin, *values)

@@ -18,6 +18,7 @@ PRIVATE_KEY_LENGTH = 32
 NO_SUBJECT = "mailto:webmaster@example.com"  # nobody's: enough for most push services, not for Apple's
 TOKEN_LIFETIME = 12 * 60 * 60  # seconds; at most 24 hours (RFC 8292, section 2)
 TOKEN_RENEWAL = 60 * 60  # seconds before its end that a token is signed anew
+MAX_TOKENS = 10_000  # origins; anybody can bring endpoints of new ones
 
 _RESERVED = ("example", "example.com", "example.net", "example.org", "test")  # RFC 2606
 
@@ -51,6 +52,8 @@ class Signer:
         with self._lock:
             claims = {"aud": origin, "exp": int(now) + TOKEN_LIFETIME, "sub": self._subject}
             header = str(self._vapid.sign(claims)["Authorization"])
+            if len(self._tokens) >= MAX_TOKENS:
+                self._tokens.clear()
             self._tokens[origin] = (header, now + TOKEN_LIFETIME - TOKEN_RENEWAL)
         return header
 

@@ -245,6 +245,27 @@ def test_one_push_service_in_trouble_does_not_hold_up_another(push_server: PushS
     other.close()
 
 
+def test_only_so_many_push_services_are_remembered(
+    push_server: PushServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pushapp.delivery.MAX_REMEMBERED", 1)
+    other = PushServer()
+    away, well = other.subscription((503, {}, b"")), push_server.subscription()
+
+    async def run() -> None:
+        trusted = [push_server.origin, other.origin]
+        async with Delivery(Signer(KEY_PAIR, SUBJECT).authorization, trusted) as delivery:
+            for bodies in [away] * 12, [well], [away]:
+                recipients = [recipient(one) for one in bodies]
+                await delivery.deliver(
+                    recipients, MESSAGE.payload(), ttl=0, urgency=Urgency.NORMAL, topic=None
+                )
+
+    asyncio.run(run())
+    assert other.requests == 12 + 1
+    other.close()
+
+
 class TestAddresses:
     @pytest.mark.parametrize(
         "address", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fe80::1", "::ffff:127.0.0.1"]
@@ -410,6 +431,17 @@ class TestTokens:
         assert first == again
         assert verify(first)["aud"] == "https://a.net"
         assert verify(other)["aud"] == "https://b.net"
+
+    def test_are_kept_for_so_many_origins(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("pushapp.vapid.MAX_TOKENS", 2)
+        signer = Signer(KEY_PAIR, SUBJECT)
+        first, second = (signer.authorization(f"https://{name}.net") for name in ("a", "b"))
+        assert (signer.authorization("https://a.net"), signer.authorization("https://b.net")) == (
+            first,
+            second,
+        )
+        signer.authorization("https://c.net")
+        assert signer.authorization("https://a.net") != first
 
     def test_are_signed_anew_near_their_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
         signer = Signer(KEY_PAIR, SUBJECT)
