@@ -6,9 +6,11 @@ import re
 import shutil
 import socket
 import ssl
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -123,6 +125,22 @@ def test_names_every_command(app: Flask) -> None:
     push = app.cli.commands["push"]
     commands = {f"push {name}" for name in push.commands} | {"demo"}  # type: ignore[attr-defined]
     assert commands <= set(re.findall(r"^\| `flask --app wsgi ((?:push )?[\w-]+)", README, re.MULTILINE))
+
+
+def test_names_what_a_host_application_must_require() -> None:
+    groups = re.findall(
+        r"^# (.+)\n((?:[\w-]+[~>\[].*\n)+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE
+    )
+    sentence = README[README.index("Copy the folder") : README.index("call `init_app`")].replace("\n", " ")
+    named = "".join(lines for group, lines in groups if f"*{group}*" in sentence)
+    required = set(re.findall(r"^[\w-]+", named, re.MULTILINE))
+    sources = [path.read_text() for path in ROOT.glob("pushapp/*.py") if path.name != "metrics.py"]
+    modules = {
+        name for source in sources for name in re.findall(r"^(?:from|import) (\w+)", source, re.MULTILINE)
+    }
+    for module in modules - sys.stdlib_module_names:
+        (distribution,) = {name.lower().replace("_", "-") for name in packages_distributions()[module]}
+        assert distribution in required | {"click", "werkzeug"}, module  # which are Flask's
 
 
 def test_names_every_room() -> None:
