@@ -10,10 +10,10 @@ ENOUGH_TO_BE_SILENT = 3  # attempts that wait together for an answer
 
 
 class CircuitOpenError(Exception):
-    """It has failed others just now, so this one must not ask; `seconds` says how much longer."""
+    """It fails others, or lets them wait, so this one must not ask, for `seconds` more if that is known."""
 
-    def __init__(self, seconds: float):
-        super().__init__(f"it has failed others just now and is left alone for {seconds:.1f} s")
+    def __init__(self, seconds: float = 0.0):
+        super().__init__(f"it does not serve others and is left alone, for {seconds:.1f} s at least")
         self.seconds = seconds
 
 
@@ -72,8 +72,9 @@ class CircuitBreaker:
         with self._counting:
             now = time.monotonic()
             if self._waiting >= ENOUGH_TO_BE_SILENT and now - self._silent_since >= self._silence:
-                raise CircuitOpenError(0.0)
-            self._silent_since = self._silent_since if self._waiting else now
+                raise CircuitOpenError
+            if not self._waiting:
+                self._silent_since = now
             self._waiting += 1
         try:
             yield

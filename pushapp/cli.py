@@ -6,8 +6,9 @@ import sys
 from typing import Any
 
 import click
-from flask import Flask, current_app
+from flask import current_app
 from flask.cli import AppGroup, with_appcontext
+from flask.globals import app_ctx
 from flask.sessions import SecureCookieSessionInterface
 from flask_migrate import upgrade
 from procrastinate.exceptions import ConnectorException
@@ -50,13 +51,14 @@ def cookie(user: str) -> None:
 
     For curl: curl --cookie "$(flask --app wsgi push cookie alice)" …/push/subscriptions
     """
-    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
-    interface = app.session_interface
-    signer = isinstance(interface, SecureCookieSessionInterface) and interface.get_signing_serializer(app)
+    interface = current_app.session_interface
+    signer = isinstance(interface, SecureCookieSessionInterface) and interface.get_signing_serializer(
+        current_app
+    )
     if not signer:
         raise click.ClickException("this application's sessions are not in signed cookies")
-    value = signer.dumps({app.config["PUSH_SESSION_USER_KEY"]: user})
-    click.echo(f"{app.config['SESSION_COOKIE_NAME']}={value}")
+    value = signer.dumps({current_app.config["PUSH_SESSION_USER_KEY"]: user})
+    click.echo(f"{current_app.config['SESSION_COOKIE_NAME']}={value}")
 
 
 @push.command("list")
@@ -153,9 +155,8 @@ def worker(concurrency: int, drain: bool) -> None:
     if engine().dialect.name != "postgresql":
         raise click.ClickException("the queue needs PostgreSQL: on SQLite, messages are sent by their sender")
     _log_to_stderr()
-    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     try:
-        asyncio.run(queue_worker.work(app, concurrency=concurrency, drain=drain))
+        asyncio.run(queue_worker.work(app_ctx.app, concurrency=concurrency, drain=drain))
     except (ConnectorException, OperationalError, TimeoutError) as error:
         raise click.ClickException(f"the database does not answer: {type(error).__name__}") from None
 
@@ -181,7 +182,7 @@ def demo(port: int) -> None:
     One signs in under any name, turns notifications on and sees one's devices. It answers this
     machine alone.
     """
-    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    app = app_ctx.app
     if not app.config["PUSH_DEMO"]:
         try:
             demo_site.init_app(app)

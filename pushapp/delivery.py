@@ -43,13 +43,20 @@ class Recipient(Protocol):
     """What delivery needs to know of a subscription."""
 
     @property
-    def id(self) -> int: ...  # noqa: D102
+    def id(self) -> int:
+        """What the log calls it by."""
+
     @property
-    def endpoint(self) -> str: ...  # noqa: D102
+    def endpoint(self) -> str:
+        """Where its push messages are posted."""
+
     @property
-    def keys_p256dh(self) -> str: ...  # noqa: D102
+    def keys_p256dh(self) -> str:
+        """The user agent's public key, as base64url."""
+
     @property
-    def keys_auth(self) -> str: ...  # noqa: D102
+    def keys_auth(self) -> str:
+        """Its authentication secret, as base64url."""
 
 
 def encrypt(payload: bytes, p256dh: str, auth: str) -> bytes:
@@ -109,13 +116,13 @@ class Delivery:
         self._trusted = trusted
         self._observe = observe
         self._push_services: dict[str, _PushService] = {}  # by scheme and authority
-        self._own_resolver = resolver
+        self._resolver = resolver
 
     async def __aenter__(self) -> Self:
         places = {(origin.host.strip("[]"), origin.port) for origin in map(origin_of, self._trusted)}
-        self._resolver = PublicResolver(places, self._own_resolver)
+        self._public_resolver = PublicResolver(places, self._resolver)
         connector = aiohttp.TCPConnector(
-            resolver=self._resolver,
+            resolver=self._public_resolver,
             limit=0,
             limit_per_host=MAX_CONNECTIONS,
             keepalive_timeout=60,
@@ -131,7 +138,7 @@ class Delivery:
 
     async def __aexit__(self, *_exception: object) -> None:
         await self._session.close()
-        await self._resolver.close()
+        await self._public_resolver.close()
 
     async def deliver(
         self,

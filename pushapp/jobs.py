@@ -12,7 +12,8 @@ from enum import Enum
 from typing import Any, Final, TypeVar
 
 import procrastinate
-from flask import Flask, current_app
+from flask import Flask
+from flask.globals import app_ctx
 from procrastinate.manager import JobManager
 from procrastinate.tasks import configure_task
 from procrastinate.types import JSONDict
@@ -198,7 +199,7 @@ def delivery_for(app: Flask) -> Delivery:
 
 
 async def _deliver_here(due: Sequence[Due], on_progress: Callable[[int], None]) -> None:
-    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    app = app_ctx.app
     waiting = [(one.at, one.slice_id) for one in due]
     heapq.heapify(waiting)
     async with delivery_for(app) as delivery:

@@ -13,7 +13,7 @@ SMALL = [
     ["slow", "--seconds", "4", "--messages", "1000"],
     ["load", "--seconds", "10", "--slow", "200", "--restarts", "3"],
     ["million", "--rows", "60000", "--rounds", "0"],
-    ["fuzz", "--seconds", "10", "--seed", "1"],
+    ["fuzz", "--seconds", "5", "--seed", "1"],
     ["timing", "--rounds", "2000"],
 ]
 if not subprocess.run(
