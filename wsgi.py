@@ -1,10 +1,10 @@
-"""What gunicorn and `flask` load."""
+"""WSGI entry point."""
 
 import sys
 
 from pushapp import ConfigurationError, create_app
 
-GUNICORN_APP_LOAD_ERROR = 4  # tells gunicorn to stop instead of trying again for ever
+GUNICORN_APP_LOAD_ERROR = 4  # gunicorn exits instead of restarting its workers for ever
 
 try:
     app = create_app()

@@ -1,8 +1,6 @@
 """Runs the migrations on the database of the current Flask application."""
 
-import warnings
 from logging.config import fileConfig
-from typing import Any
 
 from alembic import context
 from alembic.util import CommandError
@@ -15,21 +13,7 @@ fileConfig(context.config.config_file_name, disable_existing_loggers=False)
 LOCK_NOT_AVAILABLE = "55P03"
 
 migrate = current_app.extensions["migrate"]
-
-# PostgreSQL's index of an expression is among the models, and is nothing for SQLite.
-warnings.filterwarnings("ignore", "autogenerate skipping metadata-specified expression-based index")
-
-
-def is_ours(item: Any, name: str | None, kind: str, *_more: object) -> bool:
-    """Leave out of the comparison with the models the queue's tables, and what is for another database."""
-    if kind == "table":
-        return not str(name).startswith("procrastinate_")
-    only_on = item.table.info.get("only_on", {}) if kind in ("index", "unique_constraint") else {}
-    dialect = migrate.db.engine.dialect.name
-    return bool(only_on.get(name, dialect) == dialect)
-
-
-options = {"include_object": is_ours, "target_metadata": migrate.db.metadata, **migrate.configure_args}
+options = {"target_metadata": migrate.db.metadata, **migrate.configure_args}
 
 
 def run_offline() -> None:
@@ -45,7 +29,7 @@ def run_online() -> None:
     try:
         connection = engine.connect()
     except OperationalError as error:
-        raise CommandError(f"the database does not answer: {error.orig}") from None
+        raise CommandError(f"database unavailable: {error.orig}") from None
     with connection:
         context.configure(connection=connection, **options)
         try:
@@ -54,7 +38,7 @@ def run_online() -> None:
         except OperationalError as error:
             if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
                 raise
-            raise CommandError("a table is in use by somebody for long: run this again later") from None
+            raise CommandError("lock timeout: a table is in use; retry later") from None
 
 
 if context.is_offline_mode():

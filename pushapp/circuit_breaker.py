@@ -1,97 +1,99 @@
-"""What keeps failing is left alone for a while, and then asked by one at a time."""
+"""Circuit breaker and bulkhead: no calls to a service that fails, few to one that does not respond."""
 
-import math
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-ENOUGH_TO_BE_SILENT = 3  # attempts that wait together for an answer
+UNRESPONSIVE_MIN_IN_FLIGHT = 3  # calls
 
 
-class CircuitOpenError(Exception):
-    """It fails others, or lets them wait, so this one must not ask, for `seconds` more if that is known."""
+class CallRejectedError(Exception):
+    """The call was rejected without an attempt; `retry_after` is in seconds, 0 if unknown."""
 
-    def __init__(self, seconds: float = 0.0):
-        super().__init__(f"it does not serve others and is left alone, for {seconds:.1f} s at least")
-        self.seconds = seconds
+    def __init__(self, retry_after: float = 0.0):
+        super().__init__(f"the service is unavailable, retry after {retry_after:.1f} s")
+        self.retry_after = retry_after
 
 
 class CircuitBreaker:
-    """Opens after so many failures in a row, for `pause` seconds, then lets one at a time try.
+    """Rejects calls after `failure_threshold` consecutive failures, for `reset_timeout` seconds.
 
-    Each further failure doubles the pause, up to `max_pause` seconds; the first success lets everybody
-    ask again. While several wait for an answer and none has come for `silence` seconds, nobody joins
-    them. Threads and coroutines may share it.
+    Closed: all calls pass. Open: none. Half-open, after the time-out: one trial call at a time. Each failed
+    trial doubles the time-out, up to `max_reset_timeout` seconds; the first success closes the circuit.
+    Threads and coroutines may share it.
     """
 
-    def __init__(
-        self,
-        failures_to_open: int,
-        *,
-        pause: float = 0.0,
-        max_pause: float = 0.0,
-        silence: float = math.inf,
-    ):
-        self._failures_to_open = failures_to_open
-        self._first_pause, self._max_pause = pause, max_pause
-        self._silence = silence
-        self._counting = threading.Lock()
-        self._waiting = 0  # attempts under way
-        self._silent_since = 0.0  # on the monotonic clock
-        self._failures = 0  # in a row
-        self._pause = pause
+    def __init__(self, failure_threshold: int, *, reset_timeout: float = 0.0, max_reset_timeout: float = 0.0):
+        self._failure_threshold = failure_threshold
+        self._initial_reset_timeout = self._reset_timeout = reset_timeout
+        self._max_reset_timeout = max_reset_timeout
+        self._failures = 0  # consecutive
         self._open_until = 0.0  # on the monotonic clock
         self._trial = threading.Lock()
         self.last_success = 0.0  # on the monotonic clock
 
     @contextmanager
-    def attempt(self) -> Iterator[None]:
-        """Let the caller ask, who says with `succeeded` or `failed` what came of it.
+    def call(self) -> Iterator[None]:
+        """Guard one call; the caller reports it with `record_success` or `record_failure`.
 
-        Raises CircuitOpenError when it must not ask now.
+        Raises CallRejectedError while the circuit is open, or half-open with a trial in flight.
         """
-        with self._unless_it_fails(), self._unless_it_is_silent():
-            yield
-
-    @contextmanager
-    def _unless_it_fails(self) -> Iterator[None]:
-        if self._failures < self._failures_to_open:
+        if self._failures < self._failure_threshold:
             yield
             return
-        left = self._open_until - time.monotonic()
-        if left > 0 or not self._trial.acquire(blocking=False):
-            raise CircuitOpenError(max(left, 0.0))
+        retry_after = self._open_until - time.monotonic()
+        if retry_after > 0 or not self._trial.acquire(blocking=False):
+            raise CallRejectedError(max(retry_after, 0.0))
         try:
             yield
         finally:
             self._trial.release()
 
+    def record_success(self) -> None:
+        """Close the circuit."""
+        self._failures, self._reset_timeout = 0, self._initial_reset_timeout
+        self.last_success = time.monotonic()
+
+    def record_failure(self, retry_after: float = 0.0, *, weight: int = 1) -> None:
+        """Count a failure as `weight` failures; `retry_after` is the shortest time-out, in seconds."""
+        self._failures += weight
+        now = time.monotonic()
+        # A failure of a call that started before the circuit opened does not extend the time-out.
+        if self._failures >= self._failure_threshold and now >= self._open_until:
+            self._open_until = now + min(max(self._reset_timeout, retry_after), self._max_reset_timeout)
+            self._reset_timeout = min(2 * self._reset_timeout, self._max_reset_timeout)
+
+
+class Bulkhead:
+    """Rejects further calls while several are in flight and none has ended for `unresponsive_after` seconds.
+
+    So a service that does not respond occupies few callers. Threads and coroutines may share it.
+    """
+
+    def __init__(self, unresponsive_after: float):
+        self._unresponsive_after = unresponsive_after
+        self._lock = threading.Lock()
+        self._in_flight = 0
+        self._last_response_at = 0.0  # on the monotonic clock
+
     @contextmanager
-    def _unless_it_is_silent(self) -> Iterator[None]:
-        with self._counting:
+    def call(self) -> Iterator[None]:
+        """Guard one call.
+
+        Raises CallRejectedError while the service is unresponsive.
+        """
+        with self._lock:
             now = time.monotonic()
-            if self._waiting >= ENOUGH_TO_BE_SILENT and now - self._silent_since >= self._silence:
-                raise CircuitOpenError
-            if not self._waiting:
-                self._silent_since = now
-            self._waiting += 1
+            no_response_for = now - self._last_response_at
+            if self._in_flight >= UNRESPONSIVE_MIN_IN_FLIGHT and no_response_for >= self._unresponsive_after:
+                raise CallRejectedError
+            if not self._in_flight:
+                self._last_response_at = now
+            self._in_flight += 1
         try:
             yield
         finally:
-            with self._counting:
-                self._waiting -= 1
-                self._silent_since = time.monotonic()
-
-    def succeeded(self) -> None:
-        """Let everybody ask again."""
-        self._failures, self._pause, self.last_success = 0, self._first_pause, time.monotonic()
-
-    def failed(self, at_least: float = 0.0, *, weight: int = 1) -> None:
-        """Note a failure that counts as `weight`; `at_least` is a pause that was asked for, in seconds."""
-        self._failures += weight
-        now = time.monotonic()
-        # Those that were under way when it opened say nothing new.
-        if self._failures >= self._failures_to_open and now >= self._open_until:
-            self._open_until = now + min(max(self._pause, at_least), self._max_pause)
-            self._pause = min(2 * self._pause, self._max_pause)
+            with self._lock:
+                self._in_flight -= 1
+                self._last_response_at = time.monotonic()

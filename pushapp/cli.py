@@ -17,31 +17,33 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.serving import run_simple
 
 from . import demo as demo_site
-from . import jobs, outbox, subscriptions, vapid
-from . import worker as queue_worker
+from . import subscriptions
 from .config import ConfigurationError
-from .database import describe, engine, is_passing
-from .jobs import EVERYONE
-from .messages import DEFAULT_TTL, Message, MessageError, Urgency
-from .schemas import KeptSubscriptionSchema
+from .database import engine, is_transient, summarize
+from .sending import outbox
+from .sending.audience import EVERYONE
+from .sending.worker import DEFAULT_CONCURRENCY, run_worker
+from .web.schemas import SubscriptionSummarySchema
+from .webpush.message import DEFAULT_TTL, Message, MessageError, Urgency
+from .webpush.vapid import generate_key_pair
 
 
 class PushGroup(AppGroup):
-    """Says in one line, as HTTP says with 503, that the database cannot be used now."""
+    """Reports an unavailable database as a one-line error."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was asked for."""
+        """Invoke the command."""
         try:
             return super().invoke(ctx)
         except SQLAlchemyError as error:
-            if not is_passing(error):
+            if not is_transient(error):
                 raise
             raise click.ClickException(
-                f"the database does not answer, or has no tables yet (flask db upgrade): {describe(error)}"
+                f"database unavailable, or without tables (flask db upgrade): {summarize(error)}"
             ) from None
 
 
-push = PushGroup("push", help="Look after Web Push subscriptions.")
+push = PushGroup("push", help="Manage Web Push subscriptions and messages.")
 
 
 @push.command()
@@ -56,7 +58,7 @@ def cookie(user: str) -> None:
         current_app
     )
     if not signer:
-        raise click.ClickException("this application's sessions are not in signed cookies")
+        raise click.ClickException("this application does not use signed-cookie sessions")
     value = signer.dumps({current_app.config["PUSH_SESSION_USER_KEY"]: user})
     click.echo(f"{current_app.config['SESSION_COOKIE_NAME']}={value}")
 
@@ -64,76 +66,77 @@ def cookie(user: str) -> None:
 @push.command("list")
 @click.argument("user")
 def list_command(user: str) -> None:
-    """List USER's browsers: id, push service, since when, until when."""
-    kept = KeptSubscriptionSchema(many=True).dump(subscriptions.list_of(user))
-    for row in kept:
-        click.echo("\t".join(str(member or "-") for member in row.values()))
-    click.echo(f"{user} has {len(kept)} subscription{'' if len(kept) == 1 else 's'}.", err=True)
+    """List USER's subscriptions: id, push service, created, expires."""
+    stored = SubscriptionSummarySchema(many=True).dump(subscriptions.list_for(user))
+    for row in stored:
+        click.echo("\t".join(str(value or "-") for value in row.values()))
+    click.echo(f"{user} has {len(stored)} subscription{'' if len(stored) == 1 else 's'}.", err=True)
 
 
 @push.command("vapid-keys")
 def vapid_keys() -> None:
-    """Print a fresh VAPID key pair, as settings to paste into the environment.
+    """Print a new VAPID key pair, as settings for the environment.
 
-    The private key signs what is sent. A browser that has subscribed takes messages signed with
-    the key it subscribed with, and no other: keep the key for as long as the site lives.
+    The private key signs messages. Existing subscriptions only accept messages signed with the key
+    they were made with, so store it safely.
     """
-    pair = vapid.generate_key_pair()
+    pair = generate_key_pair()
     click.echo(f"FLASK_PUSH_VAPID_PRIVATE_KEY={pair.private}")
     click.echo(f"# its public key, which browsers get from /push/vapid-public-key: {pair.public}")
 
 
 @push.command()
 def prune() -> None:
-    """Forget expired subscriptions, and messages that were finished a month ago.
+    """Delete expired subscriptions, and messages that finished a month ago.
 
-    A worker does it every night.
+    Workers do this every night.
     """
-    click.echo(f"Forgot {subscriptions.prune()} expired subscriptions.")
-    click.echo(f"Forgot {outbox.prune()} old messages.")
+    click.echo(f"Deleted {subscriptions.prune()} expired subscriptions.")
+    click.echo(f"Deleted {outbox.prune()} old messages.")
 
 
 @push.command("send")
 @click.argument("user", required=False)
 @click.option("--everyone", is_flag=True, help="Send to all users instead of USER.")
-@click.option("--title", required=True, help="The notification's first line.")
-@click.option("--body", help="Its text.")
-@click.option("--navigate", help="Where a click leads: a path, or an http or https URL.")
-@click.option("--icon", help="The picture beside it, a path or URL.")
-@click.option("--tag", help="Replaces the notification that shows the same tag.")
-@click.option("--ttl", type=int, default=DEFAULT_TTL, show_default=True, help="Seconds it is worth having.")
+@click.option("--title", required=True, help="The notification's title.")
+@click.option("--body", help="The notification's text.")
+@click.option("--navigate", help="The target of a click: a path, or an http or https URL.")
+@click.option("--icon", help="The icon: a path or URL.")
+@click.option("--tag", help="Replaces a notification with the same tag.")
+@click.option("--ttl", type=int, default=DEFAULT_TTL, show_default=True, help="Time to live, in seconds.")
 @click.option(
     "--urgency",
-    type=click.Choice([one.value for one in Urgency]),
+    type=click.Choice([urgency.value for urgency in Urgency]),
     default=Urgency.NORMAL.value,
     show_default=True,
 )
-@click.option("--topic", help="Replaces the undelivered message with the same topic.")
-def send_command(user: str | None, everyone: bool, **members: Any) -> None:
+@click.option("--topic", help="Replaces an undelivered message with the same topic.")
+def send_command(user: str | None, everyone: bool, **fields: Any) -> None:
     """Send a message to USER, or to everyone.
 
-    With PostgreSQL it is queued for `flask push worker`; on SQLite it is sent before this returns.
+    On PostgreSQL it is queued for `flask push worker`; on SQLite it is sent synchronously.
     """
     if everyone == bool(user):
-        raise click.UsageError("Name a USER, or say --everyone.")
+        raise click.UsageError("Pass either USER or --everyone.")
     try:
-        message = Message(**members)
+        message = Message(**fields)
     except MessageError as error:
         raise click.UsageError(str(error)) from None
     with click.progressbar(length=1, label="Sending", file=sys.stderr) as bar:
 
-        def show(done: int, of: int) -> None:
-            bar.length = of
+        def update(done: int, total: int) -> None:
+            bar.length = total
             bar.update(done)
 
         try:
-            id = jobs.send(message, to=user or EVERYONE, on_progress=show)
+            message_id = outbox.send(message, to=user or EVERYONE, on_progress=update)
         except MessageError as error:
             raise click.UsageError(str(error)) from None
-    status = outbox.status(id)
-    queued = status.recipients - status.sent - status.gone - status.failed
-    more = "" if status.is_cut or status.recipients < outbox.MAX_COUNTED else " or more"
-    counts = f"{status.sent} sent, {status.gone} gone, {status.failed} failed, {queued}{more} queued"
+    status = outbox.status(message_id)
+    pending = status.recipients - status.sent - status.gone - status.failed
+    is_exact = status.fan_out_complete or status.recipients < outbox.RECIPIENT_COUNT_LIMIT
+    more = "" if is_exact else " or more"
+    counts = f"{status.sent} sent, {status.gone} gone, {status.failed} failed, {pending}{more} queued"
     click.echo(f"Message {status.id}: {counts}.")
 
 
@@ -141,30 +144,30 @@ def send_command(user: str | None, everyone: bool, **members: Any) -> None:
 @click.option(
     "--concurrency",
     type=click.IntRange(1),
-    default=queue_worker.DEFAULT_CONCURRENCY,
+    default=DEFAULT_CONCURRENCY,
     show_default=True,
-    help="Slices of up to 250 subscriptions that are sent at the same time.",
+    help="Batches (up to 250 recipients) sent concurrently.",
 )
-@click.option("--drain", is_flag=True, help="Stop when nothing is due.")
+@click.option("--drain", is_flag=True, help="Exit when the queue is empty.")
 def worker(concurrency: int, drain: bool) -> None:
-    """Deliver what is queued.
+    """Process the send queue.
 
-    Run as many as you like, on as many machines. SIGTERM and Ctrl+C let what is in flight finish;
-    what a killed worker had in hand is taken up by another within half a minute.
+    Run any number of workers, on any number of machines. SIGTERM and Ctrl+C shut down gracefully; jobs
+    of a killed worker are retried within 30 s.
     """
     if engine().dialect.name != "postgresql":
-        raise click.ClickException("the queue needs PostgreSQL: on SQLite, messages are sent by their sender")
+        raise click.ClickException("the queue needs PostgreSQL: on SQLite, messages are sent synchronously")
     _log_to_stderr()
     try:
-        asyncio.run(queue_worker.work(app_ctx.app, concurrency=concurrency, drain=drain))
+        asyncio.run(run_worker(app_ctx.app, concurrency=concurrency, drain=drain))
     except (ConnectorException, OperationalError, TimeoutError) as error:
-        raise click.ClickException(f"the database does not answer: {type(error).__name__}") from None
+        raise click.ClickException(f"database unavailable: {type(error).__name__}") from None
 
 
 def _log_to_stderr() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    # That the database is away is said in one line by `jobs`, not once more by all who notice.
+    # The worker logs an outage in one line; the queue's own tracebacks would repeat it.
     handler.addFilter(
         lambda record: not (record.exc_info and isinstance(record.exc_info[1], ConnectorException))
     )
@@ -174,14 +177,10 @@ def _log_to_stderr() -> None:
 
 
 @click.command()
-@click.option("--port", default=5000, show_default=True, help="The port to serve the page on.")
+@click.option("--port", default=5000, show_default=True, help="The port to listen on.")
 @with_appcontext
 def demo(port: int) -> None:
-    """Serve a page to try Web Push with, on the embedded database.
-
-    One signs in under any name, turns notifications on and sees one's devices. It answers this
-    machine alone.
-    """
+    """Run the demo site on SQLite. Listens on localhost only."""
     app = app_ctx.app
     if not app.config["PUSH_DEMO"]:
         try:
@@ -189,5 +188,5 @@ def demo(port: int) -> None:
         except ConfigurationError as error:
             raise click.ClickException(str(error)) from None
     upgrade()
-    click.echo(f"The demo is at http://127.0.0.1:{port}/ (stop it with Ctrl+C)")
+    click.echo(f"Demo: http://127.0.0.1:{port}/ (Ctrl+C stops it)")
     run_simple("127.0.0.1", port, app, threaded=True)

@@ -1,4 +1,4 @@
-"""Connections to the database: how long one waits for it, and what happens while it is away."""
+"""Connections to the database: time-outs, and what happens during an outage."""
 
 import sqlite3
 import time
@@ -9,7 +9,6 @@ from typing import Any
 import psycopg
 from flask import Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
-from psycopg.abc import PQGenConn
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.exc import DBAPIError, InternalError, InvalidatePoolError, OperationalError, SQLAlchemyError
@@ -17,42 +16,41 @@ from sqlalchemy.exc import InterfaceError as DriverError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-from .circuit_breaker import CircuitBreaker, CircuitOpenError
+from .circuit_breaker import CallRejectedError, CircuitBreaker
 
-CONNECT_TIMEOUT = 1.6  # seconds, for one of the server's addresses
-ANSWER_TIMEOUT = 1.6  # seconds, for all that one request asks; PostgreSQL gives up a statement before that
-FAILURES_TO_OPEN = 3  # in a row: from then on one of a process's threads asks, and the others fail at once
-NOT_MIGRATED = ("42P01", "42P10")  # no such table, no such unique index
-WEIGHT_OF_SILENCE = FAILURES_TO_OPEN  # a server that says nothing, or is not there, needs no second proof
+QUERY_BUDGET = 1.6  # seconds, for all statements of a request; above PostgreSQL's statement_timeout
+FAILURE_THRESHOLD = 3  # consecutive failures that open the circuit
+UNDEFINED_TABLE, INVALID_COLUMN_REFERENCE = "42P01", "42P10"  # the migrations have not run yet
+TIMEOUT_WEIGHT = FAILURE_THRESHOLD  # one time-out opens the circuit
 
 
-class UnavailableError(SQLAlchemyError):
-    """The database has failed others just now, so this one did not ask it."""
+class DatabaseUnavailableError(SQLAlchemyError):
+    """The circuit to the database is open: no connection was attempted."""
 
 
 def init_app(app: Flask) -> None:
-    """Let an application's requests know of each other whether the database answers."""
-    app.extensions["push_circuit_breaker"] = CircuitBreaker(FAILURES_TO_OPEN)
+    """Create the application's circuit breaker."""
+    app.extensions["push_circuit_breaker"] = CircuitBreaker(FAILURE_THRESHOLD)
 
 
 def engine() -> Engine:
-    """Return the engine of the database registered on the current application."""
+    """Return the engine of the current application's database."""
     database: SQLAlchemy = current_app.extensions["sqlalchemy"]
     return database.engine
 
 
-def deadline(seconds: float = ANSWER_TIMEOUT) -> float:
-    """Return the moment, on the monotonic clock, until which the database is waited for."""
+def deadline_after(seconds: float = QUERY_BUDGET) -> float:
+    """Return a deadline on the monotonic clock."""
     return time.monotonic() + seconds
 
 
 @contextmanager
-def autocommit(until: float | None = None) -> Iterator[Connection]:
-    """Yield a connection where each statement is its own transaction: no BEGIN, no COMMIT to wait for.
+def autocommit(deadline: float | None = None) -> Iterator[Connection]:
+    """Yield a connection in autocommit mode, without round trips for BEGIN and COMMIT.
 
-    PostgreSQL is waited for until `until`, ANSWER_TIMEOUT from now unless it says otherwise.
+    Statements on PostgreSQL fail after `deadline`, by default QUERY_BUDGET seconds from now.
     """
-    with _connected(until) as connection:
+    with _connect(deadline) as connection:
         driver_connection = connection.connection.dbapi_connection
         if driver_connection and not connection.dialect.detect_autocommit_setting(driver_connection):
             connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -60,12 +58,12 @@ def autocommit(until: float | None = None) -> Iterator[Connection]:
 
 
 @contextmanager
-def transaction(until: float | None = None) -> Iterator[Connection]:
-    """Yield a connection in one transaction, which is committed at the end.
+def transaction(deadline: float | None = None) -> Iterator[Connection]:
+    """Yield a connection in one transaction, committed at the end.
 
-    PostgreSQL is waited for until `until`, ANSWER_TIMEOUT from now unless it says otherwise.
+    Statements on PostgreSQL fail after `deadline`, by default QUERY_BUDGET seconds from now.
     """
-    with _connected(until) as connection:
+    with _connect(deadline) as connection:
         if connection.dialect.name == "postgresql":
             connection.execution_options(isolation_level="READ COMMITTED")
         yield connection
@@ -73,57 +71,55 @@ def transaction(until: float | None = None) -> Iterator[Connection]:
 
 
 @contextmanager
-def _connected(until: float | None) -> Iterator[Connection]:
-    with _watched(), engine().connect() as connection:
+def _connect(deadline: float | None) -> Iterator[Connection]:
+    with _circuit_breaker(), engine().connect() as connection:
         driver_connection = connection.connection.driver_connection
-        if not isinstance(driver_connection, _BoundedConnection):
+        if not isinstance(driver_connection, _TimedConnection):
             yield connection
             return
-        driver_connection.until = until or deadline()
+        driver_connection.deadline = deadline or deadline_after()
         try:
             yield connection
         finally:
-            driver_connection.until = None
+            driver_connection.deadline = None
 
 
 @contextmanager
-def _watched() -> Iterator[None]:
+def _circuit_breaker() -> Iterator[None]:
     breaker: CircuitBreaker = current_app.extensions["push_circuit_breaker"]
     try:
-        with breaker.attempt():
+        with breaker.call():
             yield
-            breaker.succeeded()
-    except CircuitOpenError as error:
-        raise UnavailableError(str(error)) from None
+            breaker.record_success()
+    except CallRejectedError as error:
+        raise DatabaseUnavailableError(str(error)) from None
     except SQLAlchemyError as error:
-        if is_passing(error):
-            breaker.failed(weight=WEIGHT_OF_SILENCE if _is_silence(error) else 1)
+        if is_transient(error):
+            breaker.record_failure(weight=TIMEOUT_WEIGHT if _is_timeout(error) else 1)
         else:
-            breaker.succeeded()
+            breaker.record_success()
         raise
 
 
-def is_passing(error: SQLAlchemyError) -> bool:
-    """Say whether the database is away or too slow, rather than asked for something wrong.
+def is_transient(error: SQLAlchemyError) -> bool:
+    """Return whether an error is transient: an outage, a time-out, or a migration that has not run yet.
 
-    psycopg reports a lost server, a statement's time-out and recovery as OperationalError, a
-    read-only standby as InternalError; a table or an index that is not there yet waits for
-    `flask db upgrade`.
+    psycopg reports a lost server, a statement time-out and recovery as OperationalError, a read-only
+    standby as InternalError.
     """
-    if isinstance(error, UnavailableError | PoolTimeout | OperationalError | InternalError | DriverError):
-        return True
-    return _sqlstate(error) in NOT_MIGRATED
+    transient = DatabaseUnavailableError | PoolTimeout | OperationalError | InternalError | DriverError
+    return isinstance(error, transient) or _sqlstate(error) in (UNDEFINED_TABLE, INVALID_COLUMN_REFERENCE)
 
 
-def describe(error: SQLAlchemyError) -> str:
-    """Return a database error's class and state, without the statement and its values."""
+def summarize(error: SQLAlchemyError) -> str:
+    """Return a database error's class and SQLSTATE, without the statement and its values."""
     if not isinstance(error, DBAPIError):
         return type(error).__name__
     return f"{type(error.orig).__name__} {_sqlstate(error) or ''}".rstrip()
 
 
-def _is_silence(error: SQLAlchemyError) -> bool:
-    # What a server says, it says with a state; what libpq and we say of a silent one has none.
+def _is_timeout(error: SQLAlchemyError) -> bool:
+    # Errors of the server have an SQLSTATE, time-outs and lost connections have none.
     return isinstance(error, DBAPIError) and isinstance(error.orig, psycopg.Error) and not error.orig.sqlstate
 
 
@@ -131,62 +127,45 @@ def _sqlstate(error: SQLAlchemyError) -> str | None:
     return getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
 
 
-def prepare(engine: Engine) -> None:
-    """Make an engine of our own wait no longer than it should, and notice what has been closed."""
+def configure_engine(engine: Engine) -> None:
+    """Add time-outs and a check for closed connections to an engine; on SQLite, a write-ahead log."""
     if engine.dialect.name == "postgresql":
-        event.listen(engine, "do_connect", _connect_with_bounded_waits)
-        event.listen(engine.pool, "checkout", _refuse_closed_connection)
+        event.listen(engine, "do_connect", _connect_with_timeouts)
+        event.listen(engine.pool, "checkout", _ping)
     else:
         event.listen(engine, "connect", _use_write_ahead_log)
 
 
-class _BoundedConnection(psycopg.Connection[Any]):
-    """A connection that gives up on a server that does not answer (it may be stopped, or its host gone)."""
+class _TimedConnection(psycopg.Connection[Any]):
+    """A connection with client-side time-outs, for a server that is stopped or whose host is gone."""
 
-    until: float | None = None  # on the monotonic clock
-
-    @classmethod
-    def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Any]:
-        # psycopg, as libpq, waits at least 2 seconds. It looks in here every 0.1 seconds.
-        give_up_at = deadline(CONNECT_TIMEOUT)
-        attempt = super()._connect_gen(conninfo)
-        try:
-            asked = next(attempt)
-            while True:
-                ready = yield asked
-                if time.monotonic() > give_up_at:
-                    raise psycopg.errors.ConnectionTimeout("connection timeout expired")
-                asked = attempt.send(ready)
-        except StopIteration as done:
-            return done.value
+    deadline: float | None = None  # on the monotonic clock
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         if timeout is None:
-            timeout = ANSWER_TIMEOUT if self.until is None else max(0.0, self.until - time.monotonic())
+            timeout = QUERY_BUDGET if self.deadline is None else max(0.0, self.deadline - time.monotonic())
         try:
             return super().wait(gen, interval, timeout)
         except psycopg.OperationalError:
             if self.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
-                self.close()  # an answer that comes late must not be taken for the next one's
+                self.close()  # a late response must not be read as the next statement's
             raise
 
 
-def _connect_with_bounded_waits(
+def _connect_with_timeouts(
     _dialect: Dialect, _record: ConnectionPoolEntry, arguments: Sequence[Any], parameters: dict[str, Any]
 ) -> DBAPIConnection:
-    return _BoundedConnection.connect(*arguments, **parameters)  # type: ignore[return-value]
+    return _TimedConnection.connect(*arguments, **parameters)  # type: ignore[return-value]
 
 
-def _refuse_closed_connection(
-    connection: DBAPIConnection, _record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
-) -> None:
-    # Reading what has arrived, without waiting, finds a connection that has not survived a restart of
-    # the server, and costs no round trip. Twice: the server's farewell comes before the end.
+def _ping(connection: DBAPIConnection, _record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
+    # Finds a connection that the server has closed, without a round trip. Twice: the server's shutdown
+    # message comes before the end of the stream.
     try:
         for _ in range(2):
             connection.pgconn.consume_input()
     except psycopg.OperationalError:
-        raise InvalidatePoolError("the server has closed this connection") from None
+        raise InvalidatePoolError("connection closed by the server") from None
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection, _record: ConnectionPoolEntry) -> None:

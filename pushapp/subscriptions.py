@@ -1,6 +1,6 @@
-"""Every query on the table: save, remove, list, count, prune. The owner's id stands in every WHERE."""
+"""Queries of browsers on subscriptions; every query is scoped to its user."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -20,21 +20,18 @@ from sqlalchemy import (
     not_,
     select,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
-from .database import autocommit, deadline, transaction
-from .models import ENDPOINT_DIGEST, PushSubscription
+from .database import autocommit, deadline_after, transaction
+from .extensions import INSERTS
+from .models import PushSubscription, hash_endpoint
 
-# Of a user id and an endpoint together: PostgreSQL's index rows end at 2,704, and until revision 0004 there
-# is an index of both.
-MAX_INDEXED_BYTES = 2_680
-PRUNE_SLICE = 1_000  # rows a statement
-LOCK = 0x70757368  # "push": one advisory lock for the rare writes that touch several rows
+PRUNE_BATCH_SIZE = 1_000  # rows a statement
+ADVISORY_LOCK_KEY = 0x70757368  # "push"; taken by writes to several rows, which are rare
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What a browser says of itself: the parts of its `PushSubscription` that we keep."""
+    """The stored parts of a browser's `PushSubscription`."""
 
     endpoint: str
     p256dh: str
@@ -42,141 +39,124 @@ class Subscription:
     expires_at: datetime | None = None
 
 
-class EndpointTooLongError(ValueError):
-    """The user's id and the endpoint do not fit into the index together."""
-
-
-# The statements, made once: building one anew costs more than running it. Their parameters carry the
-# names of the columns, so that one mapping serves them all.
+# The statements are built once. Parameters are named after columns, so that one dict binds them all.
 _table = PushSubscription.__table__
 _column = _table.c
 _own = _column.user_id == bindparam("user_id")
-_this_endpoint = _column.endpoint == bindparam("endpoint")
+_same_endpoint = _column.endpoint_hash == bindparam("endpoint_hash")
 _same_browser = and_(
-    _this_endpoint,
+    _same_endpoint,
     _column.keys_p256dh == bindparam("keys_p256dh"),
     _column.keys_auth == bindparam("keys_auth"),
 )
-_this_row = and_(_same_browser, _column.expires_at.is_not_distinct_from(bindparam("expires_at")))
-_same_browser_elsewhere = and_(_same_browser, _column.user_id != bindparam("user_id"))
+_same_row = and_(_same_browser, _column.expires_at.is_not_distinct_from(bindparam("expires_at")))
+_same_browser_of_other = and_(_same_browser, _column.user_id != bindparam("user_id"))
 
 _COUNT = select(func.count()).select_from(_table).where(_own)
-_LOOK = select(
+_SELECT_STATE = select(
     func.count(),
-    func.count().filter(not_(_this_endpoint)),
-    func.count().filter(_this_row),
-    exists().where(_same_browser_elsewhere).correlate(None),
+    func.count().filter(not_(_same_endpoint)),
+    func.count().filter(_same_row),
+    exists().where(_same_browser_of_other).correlate(None),
 ).where(_own)
 _LIST = (
     select(_column.id, _column.endpoint, _column.created_at, _column.expires_at)
     .where(_own)
     .order_by(_column.id)
 )
-_REMOVE = delete(_table).where(_own, _this_endpoint)
-_REMOVE_BY_ID = delete(_table).where(_own, _column.id == bindparam("id"))
-_REMOVE_ELSEWHERE = delete(_table).where(_same_browser_elsewhere)
-_REMOVE_OLDEST = delete(_table).where(
+_DELETE = delete(_table).where(_own, _same_endpoint)
+_DELETE_BY_ID = delete(_table).where(_own, _column.id == bindparam("id"))
+_DELETE_OF_OTHERS = delete(_table).where(_same_browser_of_other)
+_DELETE_OLDEST = delete(_table).where(
     _own,
-    not_(_this_endpoint),
+    not_(_same_endpoint),
     _column.id.not_in(
         select(_column.id)
-        .where(_own, not_(_this_endpoint))
+        .where(_own, not_(_same_endpoint))
         .order_by(_column.updated_at.desc(), _column.id.desc())
         .limit(bindparam("limit"))
     ),
 )
 
 
-def _upsert(insert: Callable[..., Any], same_row: Sequence[str | ColumnElement[Any]]) -> Executable:
-    row = insert(_table)
-    renewed = ("keys_p256dh", "keys_auth", "expires_at", "updated_at")
-    updates = {name: row.excluded[name] for name in renewed}
-    statement: Executable = row.on_conflict_do_update(index_elements=same_row, set_=updates)
+def _upsert(dialect: str) -> Executable:
+    row = INSERTS[dialect](_table)
+    changed = ("keys_p256dh", "keys_auth", "expires_at", "updated_at")
+    statement: Executable = row.on_conflict_do_update(
+        index_elements=["user_id", "endpoint_hash"], set_={name: row.excluded[name] for name in changed}
+    )
     return statement
 
 
-def _prune(place: ColumnElement[Any]) -> Executable:
+def _prune(row_id: ColumnElement[Any]) -> Executable:
     expired = (
-        select(place)
+        select(row_id)
         .select_from(_table)
         .where(_column.expires_at < bindparam("now"))
-        .limit(PRUNE_SLICE)
-        .with_for_update(skip_locked=True)  # its browser may be renewing it just now
+        .limit(PRUNE_BATCH_SIZE)
+        .with_for_update(skip_locked=True)  # skip rows that a browser is updating
     )
-    return delete(_table).where(place.in_(expired))
+    return delete(_table).where(row_id.in_(expired))
 
 
-_UPSERT = {
-    "postgresql": _upsert(postgresql.insert, ["user_id", ENDPOINT_DIGEST]),
-    "sqlite": _upsert(sqlite.insert, ["user_id", "endpoint"]),
-}
+_UPSERT = {dialect: _upsert(dialect) for dialect in INSERTS}
 _PRUNE = {"postgresql": _prune(literal_column("ctid")), "sqlite": _prune(_column.id)}
 
 
-class _Standing(NamedTuple):
-    """How things stand before or after a write."""
-
+class _State(NamedTuple):
     total: int  # the user's rows
-    others: int  # those for other endpoints
-    saved: bool  # whether this very row is among them
-    elsewhere: bool  # whether the browser must move here from another user
+    others: int  # those with other endpoints
+    is_stored: bool  # whether this very row is one of them
+    is_owned_by_other: bool  # whether the browser has to move here from another user
 
 
 def save(user_id: str, subscription: Subscription) -> int:
-    """Keep a user's subscription; the same endpoint again is the same row. Return the user's count.
+    """Store a user's subscription, one row per user and endpoint, and return the user's count.
 
-    A repeat of what is kept writes nothing. A new row is one INSERT, which alone decides when several
-    requests race; a look after each write, since only what is committed can be seen, finds the rare
-    cases that touch other rows: the user is over the limit, or the browser has changed hands.
-
-    Raises EndpointTooLongError.
+    A repeat writes nothing. A new row is one upsert, and the state is read again after it, since only
+    committed rows of concurrent requests are visible. The rare writes to other rows are reconciled: the
+    user is over the limit, or the browser has another user.
     """
-    if len(user_id.encode()) + len(subscription.endpoint) > MAX_INDEXED_BYTES:
-        raise EndpointTooLongError
     limit = current_app.config["PUSH_MAX_SUBSCRIPTIONS_PER_USER"]
     row = _row(user_id, subscription)
-    until = deadline()
-    with autocommit(until) as connection:
-        standing = _look(connection, row)
-        if not standing.saved and not standing.elsewhere and standing.others < limit:
+    deadline = deadline_after()
+    with autocommit(deadline) as connection:
+        state = _select_state(connection, row)
+        if not state.is_stored and not state.is_owned_by_other and state.others < limit:
             connection.execute(_UPSERT[connection.dialect.name], row)
-            standing = _look(connection, row)
-    settled = standing.saved and not standing.elsewhere and standing.total <= limit
-    while not settled:
-        _settle(row, limit, until)
-        with autocommit(until) as connection:
-            standing = _look(connection, row)
-        # No longer saved means that a later request has taken the browser or changed its keys.
-        settled = standing.total <= limit and not (standing.saved and standing.elsewhere)
-    return standing.total
+            state = _select_state(connection, row)
+    if state.is_stored and not state.is_owned_by_other and state.total <= limit:
+        return state.total
+    return _reconcile(row, limit, deadline)
 
 
 def remove(user_id: str, endpoint: str) -> int:
-    """Forget a user's subscription by its endpoint, if it is there, and return the user's count."""
+    """Delete a user's subscription by its endpoint, if it exists, and return the user's count."""
     with autocommit() as connection:
-        connection.execute(_REMOVE, {"user_id": user_id, "endpoint": endpoint})
+        connection.execute(_DELETE, {"user_id": user_id, "endpoint_hash": hash_endpoint(endpoint)})
         return connection.execute(_COUNT, {"user_id": user_id}).scalar_one()
 
 
-def remove_by_id(user_id: str, id: int) -> bool:
-    """Forget a user's subscription by its id, and say whether it was there."""
+def remove_by_id(user_id: str, subscription_id: int) -> bool:
+    """Delete a user's subscription by its id, and return whether it existed."""
     with autocommit() as connection:
-        return connection.execute(_REMOVE_BY_ID, {"user_id": user_id, "id": id}).rowcount > 0
+        return connection.execute(_DELETE_BY_ID, {"user_id": user_id, "id": subscription_id}).rowcount > 0
 
 
-def list_of(user_id: str) -> Sequence[Row[Any]]:
+def list_for(user_id: str) -> Sequence[Row[Any]]:
     """Return a user's subscriptions, oldest first: id, endpoint, created_at, expires_at."""
     with autocommit() as connection:
         return connection.execute(_LIST, {"user_id": user_id}).all()
 
 
 def prune() -> int:
-    """Forget the subscriptions of all users that have expired, and return how many."""
-    pruned, gone = 0, PRUNE_SLICE
-    while gone == PRUNE_SLICE:
+    """Delete the expired subscriptions of all users, and return how many."""
+    pruned, deleted = 0, PRUNE_BATCH_SIZE
+    while deleted == PRUNE_BATCH_SIZE:
         with autocommit() as connection:
-            gone = connection.execute(_PRUNE[connection.dialect.name], {"now": datetime.now(UTC)}).rowcount
-        pruned += gone
+            statement = _PRUNE[connection.dialect.name]
+            deleted = connection.execute(statement, {"now": datetime.now(UTC)}).rowcount
+        pruned += deleted
     return pruned
 
 
@@ -185,6 +165,7 @@ def _row(user_id: str, subscription: Subscription) -> dict[str, Any]:
     return {
         "user_id": user_id,
         "endpoint": subscription.endpoint,
+        "endpoint_hash": hash_endpoint(subscription.endpoint),
         "keys_p256dh": subscription.p256dh,
         "keys_auth": subscription.auth,
         "expires_at": subscription.expires_at,
@@ -193,19 +174,24 @@ def _row(user_id: str, subscription: Subscription) -> dict[str, Any]:
     }
 
 
-def _look(connection: Connection, row: Mapping[str, Any]) -> _Standing:
-    total, others, saved, elsewhere = connection.execute(_LOOK, row).one()
-    moves = current_app.config["PUSH_BROWSER_HAS_ONE_USER"]
-    return _Standing(total, others, saved > 0, bool(elsewhere) and moves)
+def _select_state(connection: Connection, row: Mapping[str, Any]) -> _State:
+    total, others, is_stored, is_owned_by_other = connection.execute(_SELECT_STATE, row).one()
+    one_user = current_app.config["PUSH_BROWSER_HAS_ONE_USER"]
+    return _State(total, others, is_stored > 0, bool(is_owned_by_other) and one_user)
 
 
-def _settle(row: Mapping[str, Any], limit: int, until: float) -> None:
-    with transaction(until) as connection:
-        # Several rows, some of other users: one at a time, or two could wait for each other. On SQLite
-        # the first write takes the lock of the whole file.
-        if connection.dialect.name == "postgresql":
-            connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
-        connection.execute(_UPSERT[connection.dialect.name], row)
-        if current_app.config["PUSH_BROWSER_HAS_ONE_USER"]:
-            connection.execute(_REMOVE_ELSEWHERE, row)
-        connection.execute(_REMOVE_OLDEST, {**row, "limit": limit - 1})
+def _reconcile(row: Mapping[str, Any], limit: int, deadline: float) -> int:
+    while True:
+        with transaction(deadline) as connection:
+            # Serialized, to avoid deadlocks over several rows. On SQLite the first write locks the file.
+            if connection.dialect.name == "postgresql":
+                connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK_KEY)))
+            connection.execute(_UPSERT[connection.dialect.name], row)
+            if current_app.config["PUSH_BROWSER_HAS_ONE_USER"]:
+                connection.execute(_DELETE_OF_OTHERS, row)
+            connection.execute(_DELETE_OLDEST, {**row, "limit": limit - 1})
+        with autocommit(deadline) as connection:
+            state = _select_state(connection, row)
+        # Not stored: a later request has reassigned the browser or changed its keys.
+        if state.total <= limit and not (state.is_stored and state.is_owned_by_other):
+            return state.total

@@ -11,14 +11,13 @@ from sqlalchemy import text
 
 from pushapp import create_app
 from pushapp.extensions import db
-from pushapp.vapid import generate_key_pair
-
-from .postgresql import PostgreSQL
-from .receiving import PushServer
+from pushapp.webpush.vapid import generate_key_pair
+from tests.support.postgresql import PostgreSQL
+from tests.support.push_server import PushServer
 
 TABLES = (
-    "push_outcomes", "push_slices", "push_messages", "push_failures", "push_subscriptions",
-    "procrastinate_jobs", "procrastinate_workers",
+    "push_outcomes", "push_batches", "push_messages", "push_failures", "push_subscriptions",
+    "push_queue.procrastinate_jobs", "push_queue.procrastinate_workers",
 )  # fmt: skip
 SECRET = "the tests' secret"
 SETTINGS = {
@@ -29,7 +28,7 @@ SETTINGS = {
     "PROPAGATE_EXCEPTIONS": False,
 }
 
-# So that a test passes or fails by what was changed, not by chance; `tests.hold.fuzz` looks for other inputs.
+# So that a test passes or fails by what was changed, not by chance; `tests.reliability.fuzz` looks for other inputs.
 settings.register_profile("the same each time", derandomize=True, deadline=None)
 settings.load_profile("the same each time")
 
@@ -109,7 +108,7 @@ def make_app(database_url: str, tmp_path: Path) -> Iterator[Callable[..., Flask]
         with app.app_context():
             with db.engine.begin() as connection:
                 for table in TABLES:
-                    if table.startswith("push_") or connection.dialect.name == "postgresql":
+                    if not table.startswith("push_queue.") or connection.dialect.name == "postgresql":
                         connection.execute(text(f"DELETE FROM {table}"))
             db.engine.dispose()
 

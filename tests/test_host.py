@@ -16,10 +16,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 import pushapp
 from pushapp import subscriptions
 from pushapp.subscriptions import Subscription
-from pushapp.vapid import generate_key_pair
-
-from .browsers import subscription
-from .postgresql import PostgreSQL
+from pushapp.webpush.vapid import generate_key_pair
+from tests.support.postgresql import PostgreSQL
+from tests.support.subscriptions import subscription
 
 
 class Host:
@@ -113,7 +112,9 @@ def test_the_hosts_own_migrations_bring_the_table(host: Host) -> None:
 @pytest.mark.parametrize("host", ["postgresql"], indirect=True)
 def test_the_hosts_users_wait_for_a_migration_it_has_not_made_yet(host: Host) -> None:
     with host.app.app_context(), host.db.engine.begin() as connection:
-        connection.exec_driver_sql("DROP INDEX uq_push_subscriptions_user_id_endpoint_digest")
+        connection.exec_driver_sql(
+            "ALTER TABLE push_subscriptions DROP CONSTRAINT uq_push_subscriptions_user_id_endpoint_hash"
+        )
     assert host.sign_in(1).post("/push/subscribe", json=subscription()).status_code == 503
 
 
@@ -143,7 +144,7 @@ def test_what_the_host_has_not_committed_stays_uncommitted(tmp_path: Path, serve
         assert subscriptions.save("99", Subscription(body["endpoint"], **body["keys"])) == 1
         host.db.session.rollback()
         assert host.db.session.execute(users.select()).all() == []
-        assert len(subscriptions.list_of("99")) == 1
+        assert len(subscriptions.list_for("99")) == 1
         host.db.session.remove()
         host.db.engine.dispose()
 

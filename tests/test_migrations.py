@@ -12,10 +12,9 @@ from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from pushapp.extensions import db
+from tests.conftest import SETTINGS
 
-from .conftest import SETTINGS
-
-TABLES = {"push_subscriptions", "push_failures", "push_messages", "push_slices", "push_outcomes"}
+TABLES = {"push_subscriptions", "push_failures", "push_messages", "push_batches", "push_outcomes"}
 ROOT = Path(__file__).parent.parent
 
 

@@ -21,12 +21,11 @@ from flask import Flask
 
 from pushapp.config import PUSH_DEFAULTS
 from pushapp.extensions import db
-
-from .browsers import subscription
-from .conftest import signed_in
-from .deployment import NGINX, PROGRAMS, README, ROOT, Deployment, block, running, wait_for
-from .hold.common import wait_until
-from .postgresql import free_port
+from tests.conftest import signed_in
+from tests.reliability.common import wait_until
+from tests.support.deployment import NGINX, PROGRAMS, README, ROOT, Deployment, block, running, wait_for
+from tests.support.postgresql import free_port
+from tests.support.subscriptions import subscription
 
 
 def get(

@@ -29,11 +29,10 @@ from typing import NamedTuple
 
 import psycopg
 
-from pushapp.vapid import generate_key_pair
-
-from ..browsers import subscription
-from ..deployment import NGINX, certificate
-from ..postgresql import PostgreSQL, free_port
+from pushapp.webpush.vapid import generate_key_pair
+from tests.support.deployment import NGINX, certificate
+from tests.support.postgresql import PostgreSQL, free_port
+from tests.support.subscriptions import subscription
 
 AIMS = {"limit": 0.85, "pywebpush": 3.0, "2 workers": 1.8}
 SENDERS = Path(__file__).with_name("senders.py")
@@ -175,11 +174,11 @@ def put_in(url: str, subscriptions: list[dict[str, object]], repeat: int = 1) ->
 def worker(environment: dict[str, str], number: int, workers: int) -> Run:
     """Queue a message to everyone, and time workers of ours until all outcomes are recorded."""
     with psycopg.connect(environment["DATABASE_URL"], autocommit=True) as connection:
-        connection.execute("TRUNCATE push_messages, push_slices, push_outcomes, procrastinate_jobs CASCADE")
+        connection.execute("TRUNCATE push_messages, push_batches, push_outcomes, procrastinate_jobs CASCADE")
         command = ["push", "send", "--everyone", "--title", "Hello", "--body", "x" * 200]
         subprocess.run([*FLASK, *command], env=environment, check=True, capture_output=True)
         workers_running = [start_worker(environment)]
-        first = "SELECT count(*) FROM push_slices WHERE size > 0"
+        first = "SELECT count(*) FROM push_batches WHERE size > 0"
         while connection.execute(first).fetchone() == (0,):  # until the first has cut the message
             time.sleep(0.01)
         workers_running += [start_worker(environment) for _ in range(workers - 1)]

@@ -26,14 +26,17 @@ from typing import NamedTuple
 import psycopg
 
 from pushapp import create_app
-from pushapp.vapid import generate_key_pair
-
-from ..browsers import subscription
-from ..postgresql import PostgreSQL, free_port
+from pushapp.webpush.vapid import generate_key_pair
+from tests.support.postgresql import PostgreSQL, free_port
+from tests.support.subscriptions import subscription
 
 CALLERS = 500
 CONNECTIONS = 16
-CONTENDERS = {"pushapp": "wsgi:app", "limit": "tests.bench.rivals:limit()", "orm": "tests.bench.rivals:orm()"}
+CONTENDERS = {
+    "pushapp": "wsgi:app",
+    "limit": "tests.bench.baselines:limit()",
+    "orm": "tests.bench.baselines:orm()",
+}
 GUNICORN = ["-k", "gthread", "-w", "2", "--threads", "4", "--no-control-socket"]
 AIMS = {"repeats": {"limit": 0.9, "orm": 4.0}, "new": {"limit": 0.8, "orm": 3.0}}
 

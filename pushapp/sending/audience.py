@@ -1,0 +1,139 @@
+"""The audience of a message: queries on its recipients, and their failure tracking."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, or_, select, tuple_
+
+from ..extensions import INSERTS
+from ..models import MAX_ID, PushFailure, PushSubscription
+
+BATCH_SIZE = 250  # recipients
+MAX_FAILURES = 3  # consecutive
+MIN_FAILING_TIME = timedelta(days=1)
+
+_column = PushSubscription.__table__.c
+_failure = PushFailure.__table__.c
+
+
+class Everyone(Enum):
+    """Sentinel: all users."""
+
+    EVERYONE = "everyone"
+
+
+EVERYONE: Final = Everyone.EVERYONE
+
+
+class Range(NamedTuple):
+    """An inclusive range of subscription ids, and how many recipients are in it."""
+
+    first_id: int
+    last_id: int
+    size: int
+
+
+def newest_id(connection: Connection) -> int:
+    """Return the highest subscription id, or 0."""
+    return connection.execute(select(func.max(_column.id))).scalar() or 0
+
+
+def ranges(
+    connection: Connection,
+    user_id: str | None,
+    *,
+    first_id: int = 0,
+    last_id: int = MAX_ID,
+    limit: int | None = None,
+) -> list[Range]:
+    """Partition a user's subscriptions, or all, into ranges of BATCH_SIZE recipients, `limit` in all.
+
+    The database partitions: no ids are transferred.
+    """
+    recipients = (
+        select(_column.id)
+        .where(_active(user_id), _column.id.between(first_id, last_id))
+        .order_by(_column.id)
+        .limit(limit)
+        .subquery()
+    )
+    number = func.row_number().over(order_by=recipients.c.id) - 1
+    numbered = select(recipients.c.id, (number // BATCH_SIZE).label("batch")).subquery()
+    partition = (
+        select(func.min(numbered.c.id), func.max(numbered.c.id), func.count())
+        .group_by(numbered.c.batch)
+        .order_by(numbered.c.batch)
+    )
+    return [Range(*row) for row in connection.execute(partition)]
+
+
+def load_recipients(
+    connection: Connection, user_id: str | None, first_id: int, last_id: int, ids: Sequence[int] | None
+) -> Sequence[Any]:
+    """Return the recipients in a range, or with these ids, that are still active and the user's."""
+    selected = _column.id.between(first_id, last_id) if ids is None else _column.id.in_(ids)
+    return connection.execute(
+        select(_column.id, _column.endpoint, _column.keys_p256dh, _column.keys_auth, _column.updated_at)
+        .where(selected, _active(user_id))
+        .order_by(_column.id)
+    ).all()
+
+
+def delete_gone(connection: Connection, recipients: Sequence[Row[Any]]) -> None:
+    """Delete subscriptions that a push service reports gone, except those updated meanwhile."""
+    if recipients:
+        versions = [(recipient.id, recipient.updated_at) for recipient in recipients]
+        unchanged = tuple_(_column.id, _column.updated_at).in_(versions)
+        connection.execute(delete(PushSubscription.__table__).where(unchanged))
+
+
+def clear_failures(connection: Connection, ids: Sequence[int]) -> None:
+    """Delete the failures of subscriptions that accepted a message."""
+    if not ids:
+        return
+    # Failures are rare: usually this query, the same for each batch, is the only one.
+    in_range = _failure.subscription_id.between(min(ids), max(ids))
+    failing = set(connection.execute(select(_failure.subscription_id).where(in_range)).scalars())
+    if recovered := failing.intersection(ids):
+        connection.execute(delete(PushFailure.__table__).where(_failure.subscription_id.in_(recovered)))
+
+
+def record_failures(connection: Connection, ids: Sequence[int]) -> None:
+    """Count a failure of each subscription; delete those over the failure limit."""
+    if not ids:
+        return
+    now = datetime.now(UTC)
+    insert = INSERTS[connection.dialect.name](PushFailure.__table__)
+    upsert = insert.on_conflict_do_update(
+        index_elements=["subscription_id"], set_={"failures": _failure.failures + 1}
+    )
+    rows = [
+        {"subscription_id": subscription_id, "failures": 1, "since": now} for subscription_id in sorted(ids)
+    ]
+    connection.execute(upsert, rows)
+    exhausted = select(_failure.subscription_id).where(
+        _failure.subscription_id.in_(ids),
+        _failure.failures >= MAX_FAILURES,
+        _failure.since < now - MIN_FAILING_TIME,
+    )
+    connection.execute(delete(PushSubscription.__table__).where(_column.id.in_(exhausted)))
+
+
+def delete_orphaned_failures(connection: Connection, after_id: int, limit: int) -> int | None:
+    """Delete failures of deleted subscriptions, among the next `limit` after a subscription id.
+
+    Returns the id to continue after, or None at the end.
+    """
+    next_ids = select(_failure.subscription_id).where(_failure.subscription_id > after_id)
+    ids = connection.execute(next_ids.order_by(_failure.subscription_id).limit(limit)).scalars().all()
+    existing = connection.execute(select(_column.id).where(_column.id.in_(ids))).scalars()
+    missing = set(ids).difference(existing)
+    connection.execute(delete(PushFailure.__table__).where(_failure.subscription_id.in_(missing)))
+    return ids[-1] if ids else None
+
+
+def _active(user_id: str | None) -> ColumnElement[bool]:
+    not_expired = or_(_column.expires_at.is_(None), _column.expires_at > datetime.now(UTC))
+    return not_expired if user_id is None else and_(not_expired, _column.user_id == user_id)

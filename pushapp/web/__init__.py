@@ -1,0 +1,34 @@
+"""HTTP: the blueprints, and their OpenAPI description."""
+
+from flask import Flask
+from flask_cors import CORS
+from flask_smorest import Api as SmorestApi
+
+from .. import instance
+from . import health, views
+
+
+class Api(SmorestApi):  # type: ignore[misc]  # flask-smorest has no types
+    """flask-smorest without its error handlers: ours are in `errors`."""
+
+    def _register_error_handlers(self) -> None:
+        pass
+
+
+def init_app(app: Flask, *, with_health: bool) -> None:
+    """Register the blueprints, their OpenAPI description, CORS and metrics as configured."""
+    spec = {"title": "pushapp", "version": "1", "openapi_version": "3.1.0"}
+    api = Api(app, config_prefix="PUSH_", spec_kwargs=spec)
+    cookie = {"type": "apiKey", "in": "cookie", "name": app.config["SESSION_COOKIE_NAME"]}
+    api.spec.components.security_scheme("session", cookie)
+    api.spec.components.security_scheme("token", {"type": "http", "scheme": "bearer"})
+    api.register_blueprint(views.blueprint)
+    if with_health:
+        api.register_blueprint(health.blueprint)
+    if origins := app.config["PUSH_ALLOWED_ORIGINS"]:
+        CORS(app, resources={r"/push/.*": {"origins": origins}}, supports_credentials=True)
+    if app.config["PUSH_METRICS"]:
+        instance.configure_multiprocess_metrics(app)
+        from . import metrics  # noqa: PLC0415  # prometheus_client reads its settings at import
+
+        metrics.init_app(app)

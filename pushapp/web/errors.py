@@ -1,0 +1,63 @@
+"""JSON error responses: `{"code", "status", "message"?, "errors"?}`."""
+
+import logging
+from typing import NoReturn
+
+import flask
+from flask import Response, json, request
+from flask.sansio.scaffold import Scaffold
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from werkzeug.exceptions import HTTPException, InternalServerError, ServiceUnavailable
+
+from ..database import DatabaseUnavailableError, is_transient, summarize
+
+RETRY_AFTER = 2  # seconds
+
+logger = logging.getLogger(__name__)
+
+
+def register(scaffold: Scaffold) -> None:
+    """Register JSON error handlers on an application or a blueprint."""
+    scaffold.register_error_handler(HTTPException, to_json_response)
+    scaffold.register_error_handler(SQLAlchemyError, _handle_database_error)
+
+
+def abort(status: int, message: str) -> NoReturn:
+    """Abort the request with an HTTP status and a sentence for the developer."""
+    flask.abort(status, description=message)
+
+
+def to_json_response(error: HTTPException) -> Response:
+    """Return an HTTP error as JSON, with its headers (`Allow`, `Retry-After`)."""
+    response = error.get_response(request.environ)
+    if error.code is None or error.code < 400:
+        return response  # type: ignore[return-value]  # a redirect is no error
+    # flask-smorest and webargs put validation errors in `data`.
+    details = getattr(error, "data", {})
+    body = {"code": error.code, "status": error.name}
+    if message := details.get("message") or (not details and error.description):
+        body["message"] = message
+    if errors := details.get("errors") or details.get("messages"):
+        body["errors"] = errors
+    response.set_data(json.dumps(body))
+    response.content_type = "application/json"
+    return response  # type: ignore[return-value]  # werkzeug types it as its base class
+
+
+def handle_routing_error(prefix: str) -> Response | None:
+    """Return 404 and 405 under `prefix` as JSON, in an application whose other errors are its own."""
+    error = request.routing_exception
+    if error is None or not request.path.startswith(prefix):
+        return None
+    return to_json_response(error)
+
+
+def _handle_database_error(error: SQLAlchemyError) -> Response:
+    if is_transient(error):
+        if not isinstance(error, DatabaseUnavailableError):  # already logged
+            logger.warning("database unavailable: %s", summarize(error))
+        return to_json_response(ServiceUnavailable("Database unavailable.", retry_after=RETRY_AFTER))
+    if isinstance(error, DBAPIError):
+        error.hide_parameters = True  # endpoints and keys may be included
+    logger.exception("database error")
+    return to_json_response(InternalServerError())

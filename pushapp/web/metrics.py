@@ -1,0 +1,79 @@
+"""Prometheus metrics: requests, sends, the queue. Imported only if PUSH_METRICS is set."""
+
+from collections.abc import Callable, Collection, Iterable
+from datetime import UTC, datetime
+
+from flask import Blueprint, Flask, Response, request
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from ..sending import batches
+from ..webpush.endpoints import origin_of
+from ..webpush.responses import Outcome
+
+# Other hosts share one label, to bound cardinality: endpoints are user input.
+KNOWN_PUSH_SERVICES = (
+    "fcm.googleapis.com",
+    "push.services.mozilla.com",
+    "push.apple.com",
+    "notify.windows.com",
+)
+
+REQUESTS = Counter("pushapp_requests", "Requests handled", ["method", "route", "status"], registry=None)
+SENDS = Counter("pushapp_sends", "Push messages by outcome", ["push_service", "outcome"], registry=None)
+SEND_DURATION = Histogram(
+    "pushapp_send_duration_seconds", "Push request duration", ["push_service"], registry=None
+)
+
+blueprint = Blueprint("metrics", __name__)
+
+
+def init_app(app: Flask) -> None:
+    """Instrument the routes, and expose /metrics."""
+    app.extensions["push_observer"] = _observer(app.config["PUSH_TRUSTED_PUSH_SERVICES"])
+    app.after_request(_count_request)
+    app.register_blueprint(blueprint)
+
+
+@blueprint.get("/metrics")
+def metrics() -> Response:
+    """Expose the metrics of all processes on this host."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    registry.register(QueueCollector())
+    return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+
+class QueueCollector(Collector):
+    """Reads the queue's depth and age from the database."""
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Return the queue's depth and age."""
+        backlog = batches.backlog()
+        age = (datetime.now(UTC) - backlog.oldest_due_at).total_seconds() if backlog.oldest_due_at else 0.0
+        yield GaugeMetricFamily("pushapp_queue_batches", "Due batches", backlog.batches)
+        yield GaugeMetricFamily(
+            "pushapp_queue_subscriptions", "Recipients in due batches", float(backlog.subscriptions or 0)
+        )
+        yield GaugeMetricFamily("pushapp_queue_age_seconds", "Age of the oldest due batch", age)
+
+
+def _observer(trusted: Collection[str]) -> Callable[[str, Outcome, float], None]:
+    trusted_hosts = {origin_of(origin).host for origin in trusted}
+
+    def observe(origin: str, outcome: Outcome, seconds: float) -> None:
+        host = origin_of(origin).host
+        known = (name for name in KNOWN_PUSH_SERVICES if f".{host}".endswith(f".{name}"))
+        label = host if host in trusted_hosts else next(known, "other")
+        SENDS.labels(label, outcome.result.value).inc()
+        SEND_DURATION.labels(label).observe(seconds)
+
+    return observe
+
+
+def _count_request(response: Response) -> Response:
+    if request.blueprint in ("push", "health") and request.url_rule is not None:
+        REQUESTS.labels(request.method, request.url_rule.rule, response.status_code).inc()
+    return response

@@ -1,0 +1,51 @@
+"""JSON bodies of requests, of at most 16 KiB."""
+
+import json
+from typing import Any, NoReturn
+
+from flask import Request, request
+from webargs.flaskparser import FlaskParser
+from werkzeug.exceptions import HTTPException
+
+from .errors import abort
+
+MAX_BODY_LENGTH = 16 * 1024  # bytes
+MAX_INTEGER_DIGITS = 1_000  # longer literals become float infinity: int() has a digit limit
+
+
+def require_json() -> None:
+    """Abort with 415 if a body's Content-Type is not application/json."""
+    if request.method == "POST" and request.mimetype != "application/json":
+        abort(415, "The body must be sent as Content-Type: application/json.")
+
+
+class JSONBodyParser(FlaskParser):
+    """webargs' parser with stricter JSON: UTF-8 only, no NaN, bounded nesting and size."""
+
+    def load_json(self, req: Request, schema: Any) -> Any:
+        """Return the body as Python values; abort with 400 or 413 if it is invalid."""
+        req.max_content_length = MAX_BODY_LENGTH + 1  # to detect a chunked body that is too long
+        body = _read(req)
+        if len(body) > MAX_BODY_LENGTH:
+            abort(413, f"The body must be at most {MAX_BODY_LENGTH} bytes long.")
+        try:
+            return json.loads(body.decode(), parse_int=_parse_int, parse_constant=_reject_constant)
+        except (ValueError, RecursionError):
+            abort(400, "The body is not valid JSON.")
+
+
+def _read(req: Request) -> bytes:
+    try:
+        return req.get_data(cache=False)
+    except HTTPException:
+        raise
+    except Exception:  # raised by the WSGI server: bad chunking, client disconnected
+        abort(400, "The body could not be read.")
+
+
+def _parse_int(digits: str) -> float:
+    return int(digits) if len(digits) <= MAX_INTEGER_DIGITS else float(digits)
+
+
+def _reject_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not valid JSON")

@@ -1,0 +1,166 @@
+"""The HTTP API under /push."""
+
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from flask import Response, current_app, request, send_from_directory
+from flask_smorest import Blueprint as SmorestBlueprint
+
+from .. import subscriptions
+from ..config import vapid_signer
+from ..models import MAX_ID
+from ..sending import outbox
+from ..sending.audience import Everyone
+from ..sending.outbox import MessageNotFoundError, Status
+from ..subscriptions import Subscription
+from ..webpush.message import Message
+from . import errors
+from .auth import reject_cross_site, require_token, require_user
+from .parsing import JSONBodyParser, require_json
+from .schemas import (
+    IdempotencyKeySchema,
+    MessageCreatedSchema,
+    MessageSchema,
+    MessageStatusSchema,
+    PublicKeySchema,
+    SubscriptionCountSchema,
+    SubscriptionSchema,
+    SubscriptionsSchema,
+    UnsubscribeSchema,
+)
+
+STATIC = Path(__file__).parent.parent / "static"
+TOKEN_ENDPOINTS = {"push.create_message", "push.get_message"}
+PUBLIC_ENDPOINTS = {"push.vapid_public_key", "push.client", "push.service_worker"}
+
+
+class Blueprint(SmorestBlueprint):  # type: ignore[misc]  # flask-smorest has no types
+    """flask-smorest's blueprint with the strict JSON parser."""
+
+    ARGUMENTS_PARSER = JSONBodyParser()
+
+
+blueprint = Blueprint("push", __name__, url_prefix="/push", description="Web Push subscriptions")
+errors.register(blueprint)
+
+
+def openapi_docs(*statuses: int, security: str = "session") -> dict[str, Any]:
+    """Return the OpenAPI error responses and security of a route."""
+    responses = {status: HTTPStatus(status).name for status in statuses}
+    return {"security": [{security: []}], "responses": responses}
+
+
+MESSAGE_STATUS_LINK = {
+    "operationRef": "#/paths/~1push~1messages~1{message_id}/get",
+    "parameters": {"message_id": "$response.body#/id"},
+}
+
+
+@blueprint.before_app_request
+def handle_routing_error() -> Response | None:
+    """Return JSON 404 and 405 under our prefix, also in a host application."""
+    return errors.handle_routing_error(f"{blueprint.url_prefix}/")
+
+
+@blueprint.before_request
+def authorize_request() -> None:
+    """Reject, in order: cross-site requests, bodies that are not JSON, unauthenticated requests."""
+    reject_cross_site()
+    require_json()
+    if request.endpoint in TOKEN_ENDPOINTS:
+        require_token()
+    elif request.endpoint not in PUBLIC_ENDPOINTS and request.method != "OPTIONS":
+        require_user()
+
+
+@blueprint.after_request
+def limit_caching(response: Response) -> Response:
+    """Prevent shared caching."""
+    if request.endpoint not in PUBLIC_ENDPOINTS:
+        response.headers["Cache-Control"] = "no-store"
+    if current_app.config["PUSH_ALLOWED_ORIGINS"]:
+        response.vary.add("Origin")
+    return response
+
+
+@blueprint.post("/subscribe")
+@blueprint.doc(**openapi_docs(400, 401, 403, 413, 415, 503))
+@blueprint.arguments(SubscriptionSchema())
+@blueprint.response(200, SubscriptionCountSchema)
+def subscribe(subscription: Subscription) -> dict[str, int]:
+    """Store the current user's subscription."""
+    return {"count": subscriptions.save(require_user(), subscription)}
+
+
+@blueprint.post("/unsubscribe")
+@blueprint.doc(**openapi_docs(400, 401, 403, 413, 415, 503))
+@blueprint.arguments(UnsubscribeSchema())
+@blueprint.response(200, SubscriptionCountSchema)
+def unsubscribe(body: dict[str, str]) -> dict[str, int]:
+    """Delete the current user's subscription with this endpoint."""
+    return {"count": subscriptions.remove(require_user(), body["endpoint"])}
+
+
+@blueprint.get("/subscriptions")
+@blueprint.doc(**openapi_docs(401, 503))
+@blueprint.response(200, SubscriptionsSchema)
+def list_subscriptions() -> dict[str, Any]:
+    """List the current user's subscriptions."""
+    stored = subscriptions.list_for(require_user())
+    return {"subscriptions": stored, "count": len(stored)}
+
+
+@blueprint.delete(f"/subscriptions/<int(max={MAX_ID}):subscription_id>")
+@blueprint.doc(**openapi_docs(401, 403, 404, 503))
+@blueprint.response(204)
+def delete_subscription(subscription_id: int) -> None:
+    """Delete one of the current user's subscriptions."""
+    if not subscriptions.remove_by_id(require_user(), subscription_id):
+        errors.abort(404, "You have no subscription with this id.")
+
+
+@blueprint.post("/messages")
+@blueprint.doc(**openapi_docs(400, 401, 403, 413, 415, 503, security="token"))
+@blueprint.doc(responses={202: {"links": {"status": MESSAGE_STATUS_LINK}}})
+@blueprint.arguments(MessageSchema())
+@blueprint.arguments(IdempotencyKeySchema(), location="headers")
+@blueprint.response(202, MessageCreatedSchema)
+def create_message(body: tuple[Message, str | Everyone], headers: dict[str, str | None]) -> dict[str, int]:
+    """Send a message to one user or to everyone."""
+    message, to = body
+    return {"id": outbox.send(message, to=to, idempotency_key=headers["idempotency_key"])}
+
+
+@blueprint.get(f"/messages/<int(max={MAX_ID}):message_id>")
+@blueprint.doc(**openapi_docs(401, 404, 503, security="token"))
+@blueprint.response(200, MessageStatusSchema)
+def get_message(message_id: int) -> Status:
+    """Get a message's delivery status."""
+    try:
+        return outbox.status(message_id)
+    except MessageNotFoundError:
+        errors.abort(404, "There is no message with this id.")
+
+
+@blueprint.get("/vapid-public-key")
+@blueprint.response(200, PublicKeySchema)
+def vapid_public_key() -> dict[str, str]:
+    """Get the VAPID public key."""
+    return {"public_key": vapid_signer().public_key}
+
+
+@blueprint.get("/client.js")
+@blueprint.response(200, {"type": "string"}, content_type="text/javascript")
+def client() -> Response:
+    """Serve the ES module for the site's pages."""
+    return send_from_directory(STATIC, "client.js", mimetype="text/javascript")
+
+
+@blueprint.get("/service-worker.js")
+@blueprint.response(200, {"type": "string"}, content_type="text/javascript")
+def service_worker() -> Response:
+    """Serve the service worker (scope /)."""
+    response = send_from_directory(STATIC, "service-worker.js", mimetype="text/javascript")
+    response.headers["Service-Worker-Allowed"] = "/"
+    return response

@@ -1,0 +1,145 @@
+"""A push service over HTTP that checks and decrypts what it gets, and answers what a test wants."""
+
+import base64
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+
+import http_ece
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from tests.support.subscriptions import base64url
+
+Answer = tuple[int, dict[str, str], bytes] | bytes | Callable[[], object]
+
+
+class Push(NamedTuple):
+    """A push message as it arrived."""
+
+    path: str
+    headers: dict[str, str]  # names in lower case
+    message: dict[str, Any]  # decrypted
+    padded_length: int
+    claims: dict[str, Any]
+
+
+class PushServer(ThreadingHTTPServer):
+    """Listens on a port of 127.0.0.1 until it is closed."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.origin = f"http://127.0.0.1:{self.server_port}"
+        self.pushes: list[Push] = []
+        self.requests = 0
+        self.answers: dict[str, Answer] = {}  # by path; 201 for the others
+        self.passing: dict[str, list[Answer]] = {}  # by path; given first, each once
+        self.before_answer: Callable[[], object] = lambda: None
+        self.wrong: list[str] = []  # what was wrong with a request
+        self._keys: dict[str, tuple[ec.EllipticCurvePrivateKey, bytes]] = {}
+        threading.Thread(target=self.serve_forever, args=[0.05], daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.shutdown()
+        self.server_close()
+
+    def subscription(self, answer: Answer | None = None) -> dict[str, Any]:
+        """Return the PushSubscription of a new user agent, whose pushes get this answer."""
+        path = f"/wpush/{secrets.token_hex(8)}"
+        key, auth = ec.generate_private_key(ec.SECP256R1()), secrets.token_bytes(16)
+        self._keys[path] = key, auth
+        if answer is not None:
+            self.answers[path] = answer
+        point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        return {
+            "endpoint": self.origin + path,
+            "expirationTime": None,
+            "keys": {"p256dh": base64url(point), "auth": base64url(auth)},
+        }
+
+    def to(self, subscription: dict[str, Any]) -> list[Push]:
+        """Return what came for one user agent."""
+        return [push for push in self.pushes if self.origin + push.path == subscription["endpoint"]]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of connections that break."""
+
+    def receive(self, path: str, headers: dict[str, str], body: bytes) -> None:
+        """Check and keep a push message."""
+        self.requests += 1
+        if path not in self._keys:
+            return
+        key, auth = self._keys[path]
+        plaintext = http_ece.decrypt(body, private_key=key, auth_secret=auth, version="aes128gcm")
+        push = Push(path, headers, json.loads(plaintext), len(plaintext), verify(headers["authorization"]))
+        if push.claims["aud"] != self.origin:
+            self.wrong.append(f"aud is {push.claims['aud']}")
+        if not time.time() < push.claims["exp"] <= time.time() + 24 * 60 * 60:
+            self.wrong.append(f"exp is {push.claims['exp']}")
+        self.pushes.append(push)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: PushServer
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        try:
+            self.server.receive(
+                self.path, {name.lower(): value for name, value in self.headers.items()}, body
+            )
+        except Exception as error:  # whatever a test's request does wrong must fail the test
+            self.server.wrong.append(repr(error))
+        self.server.before_answer()
+        if passing := self.server.passing.get(self.path):
+            answer = passing.pop(0)
+        else:
+            answer = self.server.answers.get(self.path, (201, {"Location": "/m/1"}, b""))
+        if callable(answer):
+            answer()
+            self.close_connection = True
+        elif isinstance(answer, bytes):
+            self.wfile.write(answer)
+            self.close_connection = True
+        else:
+            status, headers, content = answer
+            self.send_response(status)
+            for name, value in ({"Content-Length": str(len(content))} | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+def verify(authorization: str) -> dict[str, Any]:
+    """Check a VAPID Authorization header's signature (RFC 8292, section 3), and return its claims."""
+    scheme, _, parameters = authorization.partition(" ")
+    assert scheme == "vapid"
+    parts = dict(part.strip().split("=", 1) for part in parameters.split(","))
+    point, token = _decode(parts["k"]), parts["t"]
+    signed, _, signature = token.rpartition(".")
+    header, claims = (json.loads(_decode(part)) for part in signed.split("."))
+    assert header == {"typ": "JWT", "alg": "ES256"}
+    raw = _decode(signature)
+    der = encode_dss_signature(int.from_bytes(raw[:32]), int.from_bytes(raw[32:]))
+    public_key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+    public_key.verify(der, signed.encode(), ec.ECDSA(SHA256()))
+    return claims | {"k": parts["k"]}
+
+
+def _decode(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
