@@ -12,9 +12,9 @@ async function call(method, path, body) {
   return response.status === 204 ? null : response.json();
 }
 
-function say(text, wrong = false) {
+function showMessage(text, isError = false) {
   $("message").textContent = text;
-  $("message").classList.toggle("wrong", wrong);
+  $("message").classList.toggle("error", isError);
 }
 
 async function showUser({ name }) {
@@ -22,7 +22,7 @@ async function showUser({ name }) {
   $("signed-in").hidden = name === null;
   if (name === null) return;
   $("user").textContent = name;
-  // Permission once given, every load tells the server again: either side may have lost it.
+  // With permission, every load tells the server again.
   if (await current()) await attempt(subscribe);
   await showDevices();
 }
@@ -54,9 +54,9 @@ function device({ id, push_service: pushService, created_at: createdAt }) {
 async function attempt(action) {
   try {
     await action();
-    say("");
+    showMessage("");
   } catch (error) {
-    say(error.message, true);
+    showMessage(error.message, true);
   }
 }
 
@@ -66,7 +66,7 @@ $("sign-in").onsubmit = async (event) => {
 };
 
 $("sign-out").onclick = async () => {
-  await attempt(unsubscribe); // what is sent to this user must not show on the next one's screen
+  await attempt(unsubscribe); // the next user must not see this user's notifications
   await showUser(await call("POST", "/demo/sign-out", {}));
 };
 
@@ -79,17 +79,17 @@ $("switch").onclick = async () => {
 
 $("send").onclick = async () => {
   $("send").disabled = true;
-  say("Sending…");
+  showMessage("Sending…");
   try {
     const { sent, gone, failed } = await call("POST", "/demo/send", {});
-    say(`Sent to ${sent} of ${sent + gone + failed} devices.`, sent === 0);
+    showMessage(`Sent to ${sent} of ${sent + gone + failed} devices.`, sent === 0);
   } catch (error) {
-    say(error.message, true);
+    showMessage(error.message, true);
   }
   await showDevices();
   $("send").disabled = false;
 };
 
-if (!supported()) await attempt(subscribe); // says in words what is missing
+if (!supported()) await attempt(subscribe); // shows the reason
 await showUser(await call("GET", "/demo/user"));
 document.body.dataset.ready = "true";

@@ -1,10 +1,10 @@
-// The page's side of Web Push, as an ES module:
+// Web Push for the site's pages, as an ES module:
 //
 //   import { subscribe, unsubscribe, current, supported } from "/push/client.js";
 //
-// All addresses are taken from this module's own, so it works below any prefix.
+// URLs are relative to this module, so it works below any prefix.
 
-const address = (name) => new URL(name, import.meta.url);
+const url = (name) => new URL(name, import.meta.url);
 
 /** Whether this browser can do Web Push on this page. */
 export function supported() {
@@ -19,15 +19,15 @@ export async function current() {
 }
 
 /**
- * Subscribe this browser for the user who is signed in, and tell the server. Resolves to the server's
- * answer, {ok: true, count}. Rejects with an Error whose message can be shown to the user.
+ * Subscribe this browser for the signed-in user, and tell the server. Resolves to the server's response,
+ * {ok: true, count}. Rejects with an Error whose message is for the user.
  *
- * Ask for it in answer to a click. Once permission is granted, call it on every load as well: it asks
- * nothing again, and brings back what either side has lost.
+ * Call it in answer to a click. Once permission is granted, call it on every load as well: it does not
+ * prompt again. Idempotent: it synchronizes browser and server.
  */
 export async function subscribe() {
-  const obstacle = whatIsMissing();
-  if (obstacle) throw new Error(obstacle);
+  const reason = unsupportedReason();
+  if (reason) throw new Error(reason);
   if ((await Notification.requestPermission()) !== "granted") {
     throw new Error(
       Notification.permission === "denied"
@@ -35,34 +35,34 @@ export async function subscribe() {
         : "Notifications were not allowed.",
     );
   }
-  await navigator.serviceWorker.register(address("service-worker.js"), { scope: "/" });
+  await navigator.serviceWorker.register(url("service-worker.js"), { scope: "/" });
   const registration = await navigator.serviceWorker.ready;
   const { publicKey } = await send("GET", "vapid-public-key");
 
-  const before = await registration.pushManager.getSubscription();
-  const kept = before && madeWith(before, publicKey);
-  if (before && !kept) await before.unsubscribe();
-  const subscription = kept
-    ? before
+  const existing = await registration.pushManager.getSubscription();
+  const reusable = existing && usesKey(existing, publicKey);
+  if (existing && !reusable) await existing.unsubscribe();
+  const subscription = reusable
+    ? existing
     : await registration.pushManager.subscribe({ userVisibleOnly: true, applicationServerKey: publicKey });
-  const answer = await send("POST", "subscribe", subscription).catch(async (error) => {
-    // A no is a no. But a server that is merely away must not cost the user what works already.
-    if (!kept || error.refused) await subscription.unsubscribe();
+  const response = await send("POST", "subscribe", subscription).catch(async (error) => {
+    // Roll back on rejection, but preserve a working subscription during an outage.
+    if (!reusable || error.rejected) await subscription.unsubscribe();
     throw error;
   });
-  return before && !kept ? send("POST", "unsubscribe", { endpoint: before.endpoint }) : answer;
+  return existing && !reusable ? send("POST", "unsubscribe", { endpoint: existing.endpoint }) : response;
 }
 
-/** Unsubscribe this browser and tell the server. Resolves to {ok: true, count}, or null if there was nothing. */
+/** Unsubscribe this browser and tell the server. Resolves to {ok: true, count}, or null without a subscription. */
 export async function unsubscribe() {
   const subscription = await current();
   if (!subscription) return null;
   const { endpoint } = subscription;
-  await subscription.unsubscribe(); // first: from here on nothing is shown, whatever the server says
+  await subscription.unsubscribe(); // first: nothing is shown any more, whatever the server responds
   return send("POST", "unsubscribe", { endpoint });
 }
 
-function whatIsMissing() {
+function unsupportedReason() {
   if (!isSecureContext) return "Notifications need a secure page: open this site over https.";
   if (supported()) return null;
   const apple = /iPad|iPhone|iPod/.test(navigator.userAgent)
@@ -73,9 +73,9 @@ function whatIsMissing() {
   return "This browser cannot show push notifications.";
 }
 
-function madeWith(subscription, publicKey) {
+function usesKey(subscription, publicKey) {
   const key = subscription.options?.applicationServerKey;
-  if (!key) return true; // the browser does not say
+  if (!key) return true; // not exposed by this browser
   const text = btoa(String.fromCharCode(...new Uint8Array(key)));
   return text.replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "") === publicKey;
 }
@@ -83,7 +83,7 @@ function madeWith(subscription, publicKey) {
 async function send(method, name, body) {
   let response;
   try {
-    response = await fetch(address(name), {
+    response = await fetch(url(name), {
       method,
       credentials: "same-origin",
       headers: body ? { "Content-Type": "application/json" } : {},
@@ -93,14 +93,14 @@ async function send(method, name, body) {
     throw new Error("The server could not be reached.");
   }
   if (response.ok) return response.json();
-  const error = new Error(await reason(response));
+  const error = new Error(await errorMessage(response));
   error.status = response.status;
-  error.refused = response.status < 500 && response.status !== 408 && response.status !== 429;
+  error.rejected = response.status < 500 && response.status !== 408 && response.status !== 429;
   throw error;
 }
 
-async function reason(response) {
+async function errorMessage(response) {
   if (response.status === 401) return "Sign in first.";
   const { message, status } = await response.json().catch(() => ({}));
-  return `The server refused (${response.status}): ${message ?? status ?? response.statusText}`;
+  return `Request failed (${response.status}): ${message ?? status ?? response.statusText}`;
 }

@@ -1,12 +1,11 @@
-// Shows what the push service brings, opens what is clicked, and subscribes anew when the browser must.
+// Shows push messages, opens their targets, and renews the subscription.
 
 self.addEventListener("install", () => self.skipWaiting());
 self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
 
-// A push that shows nothing costs the subscription in Safari and counts against a quota in Firefox:
-// whatever arrives, something is shown.
+// Always show a notification: a push without one costs the subscription in Safari, and quota in Firefox.
 self.addEventListener("push", (event) => {
-  const { title, ...options } = read(event.data);
+  const { title, ...options } = parse(event.data);
   event.waitUntil(self.registration.showNotification(title, options));
 });
 
@@ -20,7 +19,7 @@ self.addEventListener("notificationclick", (event) => {
 self.addEventListener("pushsubscriptionchange", (event) => event.waitUntil(renew(event)));
 
 // Declarative Web Push ({"web_push": 8030, "notification": {…}}), any other JSON, plain text, or nothing.
-function read(data) {
+function parse(data) {
   const text = data?.text() ?? "";
   let message;
   try {
@@ -30,35 +29,35 @@ function read(data) {
   }
   const notification = message?.notification ?? message;
   if (typeof notification !== "object" || notification === null) return { title: text };
-  const { title, navigate, actions, data: own, ...options } = notification;
+  const { title, navigate, actions, data: siteData, ...options } = notification;
   return {
     ...options,
     title: String(title ?? location.hostname),
     actions: Array.isArray(actions) ? actions.map(({ action, title, icon }) => ({ action, title, icon })) : [],
     data: {
-      own,
+      siteData,
       navigate,
-      actions: Object.fromEntries((Array.isArray(actions) ? actions : []).map((one) => [one.action, one.navigate])),
+      actions: Object.fromEntries((Array.isArray(actions) ? actions : []).map((action) => [action.action, action.navigate])),
     },
   };
 }
 
 async function open(target) {
   const windows = await self.clients.matchAll({ type: "window", includeUncontrolled: true });
-  const there = windows.find((client) => client.url === target.href);
-  return there ? there.focus() : self.clients.openWindow(target);
+  const existing = windows.find((client) => client.url === target.href);
+  return existing ? existing.focus() : self.clients.openWindow(target);
 }
 
 async function renew({ oldSubscription, newSubscription }) {
-  const subscription = newSubscription ?? (await subscribeAnew(oldSubscription));
-  const answer = await post("subscribe", subscription);
-  if (answer.ok && oldSubscription && oldSubscription.endpoint !== subscription.endpoint) {
+  const subscription = newSubscription ?? (await resubscribe(oldSubscription));
+  const response = await post("subscribe", subscription);
+  if (response.ok && oldSubscription && oldSubscription.endpoint !== subscription.endpoint) {
     await post("unsubscribe", { endpoint: oldSubscription.endpoint });
   }
-  if (answer.status === 401 || answer.status === 403) await subscription.unsubscribe();
+  if (response.status === 401 || response.status === 403) await subscription.unsubscribe();
 }
 
-async function subscribeAnew(oldSubscription) {
+async function resubscribe(oldSubscription) {
   let applicationServerKey = oldSubscription?.options?.applicationServerKey;
   if (!applicationServerKey) {
     ({ publicKey: applicationServerKey } = await (await fetch(new URL("vapid-public-key", location))).json());

@@ -11,7 +11,7 @@ from .errors import abort
 
 
 def require_user() -> str:
-    """Return the id of the user who is signed in; abort with 401 if nobody is."""
+    """Return the signed-in user's id; abort with 401 if there is none."""
     user_id = normalize_user_id(session.get(current_app.config["PUSH_SESSION_USER_KEY"]))
     if user_id is None:
         abort(401, "Authentication required: missing or invalid session cookie.")
