@@ -1,11 +1,11 @@
-"""What keeps failing is left alone, and then asked by one at a time."""
+"""The circuit breaker opens after consecutive failures; the bulkhead rejects calls to an unresponsive service."""
 
 import time
 from contextlib import ExitStack
 
 import pytest
 
-from pushapp.circuit_breaker import Bulkhead, CallRejectedError, CircuitBreaker
+from pushapp.circuit_breaker import UNRESPONSIVE_MIN_IN_FLIGHT, Bulkhead, CallRejectedError, CircuitBreaker
 
 
 def fail(breaker: CircuitBreaker, times: int) -> None:
@@ -14,92 +14,118 @@ def fail(breaker: CircuitBreaker, times: int) -> None:
             breaker.record_failure()
 
 
-def test_it_lets_everybody_ask_until_so_many_have_failed_in_a_row() -> None:
-    breaker = CircuitBreaker(3, reset_timeout=60, max_reset_timeout=60)
-    for _ in range(5):
-        fail(breaker, 2)
-        with breaker.call():
-            breaker.record_success()
-    fail(breaker, 3)
-    with pytest.raises(CallRejectedError) as refusal, breaker.call():
+def rejection(breaker: CircuitBreaker) -> CallRejectedError:
+    with pytest.raises(CallRejectedError) as rejection, breaker.call():
         pass
-    assert 59 < refusal.value.retry_after <= 60
+    return rejection.value
 
 
-def test_then_one_at_a_time_may_try_and_its_success_is_everybodys() -> None:
-    breaker = CircuitBreaker(1)
-    fail(breaker, 1)
-    with breaker.call():
-        with pytest.raises(CallRejectedError), breaker.call():
-            pass
-        breaker.record_success()
-        with breaker.call(), breaker.call():
-            pass
-    with breaker.call():
-        pass
+class TestCircuitBreaker:
+    def test_opens_after_consecutive_failures(self) -> None:
+        breaker = CircuitBreaker(3, reset_timeout=60, max_reset_timeout=60)
+        for _ in range(5):
+            fail(breaker, 2)
+            with breaker.call():
+                breaker.record_success()
+        fail(breaker, 3)
+        assert 59 < rejection(breaker).retry_after <= 60
 
+    def test_opens_at_once_after_a_failure_with_the_weight_of_several(self) -> None:
+        breaker = CircuitBreaker(3, reset_timeout=60, max_reset_timeout=60)
+        breaker.record_failure(weight=3)
+        assert rejection(breaker).retry_after > 59
 
-def test_a_try_that_breaks_off_lets_the_next_one_try() -> None:
-    breaker = CircuitBreaker(1)
-    fail(breaker, 1)
-    with pytest.raises(RuntimeError), breaker.call():
-        raise RuntimeError
-    with breaker.call():
-        pass
-
-
-def test_each_failed_try_doubles_the_pause_up_to_its_limit() -> None:
-    breaker = CircuitBreaker(1, reset_timeout=0.05, max_reset_timeout=0.15)
-    pauses = []
-    for _ in range(3):
+    def test_half_open_allows_one_trial_call_whose_success_closes_it(self) -> None:
+        breaker = CircuitBreaker(1)
         fail(breaker, 1)
-        with pytest.raises(CallRejectedError) as refusal, breaker.call():
-            pass
-        pauses.append(refusal.value.retry_after)
-        time.sleep(refusal.value.retry_after)
-    assert pauses == [pytest.approx(seconds, abs=0.01) for seconds in (0.05, 0.1, 0.15)]
-
-
-def test_those_under_way_when_it_opens_make_the_pause_no_longer() -> None:
-    breaker = CircuitBreaker(2, reset_timeout=10, max_reset_timeout=300)
-    for _ in range(50):
-        breaker.record_failure()
-    with pytest.raises(CallRejectedError) as refusal, breaker.call():
-        pass
-    assert refusal.value.retry_after <= 10
-
-
-def test_a_pause_that_is_asked_for_is_kept() -> None:
-    breaker = CircuitBreaker(1, reset_timeout=1, max_reset_timeout=300)
-    breaker.record_failure(retry_after=120)
-    with pytest.raises(CallRejectedError) as refusal, breaker.call():
-        pass
-    assert 119 < refusal.value.retry_after <= 120
-
-
-def test_nobody_joins_those_that_wait_in_silence_until_one_has_an_answer() -> None:
-    breaker = Bulkhead(0.05)
-    with ExitStack() as waiting:
-        for _ in range(2):
-            waiting.enter_context(breaker.call())
         with breaker.call():
-            time.sleep(0.06)
-            with pytest.raises(CallRejectedError), breaker.call():
+            assert rejection(breaker).retry_after == 0
+            breaker.record_success()
+            with breaker.call(), breaker.call():
                 pass
         with breaker.call():
             pass
 
-
-def test_two_that_wait_for_an_answer_are_no_silence() -> None:
-    breaker = Bulkhead(0.05)
-    with breaker.call(), breaker.call():
-        time.sleep(0.06)
+    def test_half_open_allows_another_trial_call_after_an_exception(self) -> None:
+        breaker = CircuitBreaker(1)
+        fail(breaker, 1)
+        with pytest.raises(RuntimeError), breaker.call():
+            raise RuntimeError
         with breaker.call():
             pass
 
+    def test_each_failed_trial_doubles_the_reset_timeout_up_to_its_maximum(self) -> None:
+        breaker = CircuitBreaker(1, reset_timeout=0.05, max_reset_timeout=0.15)
+        timeouts = []
+        for _ in range(3):
+            fail(breaker, 1)
+            timeouts.append(rejection(breaker).retry_after)
+            time.sleep(timeouts[-1])
+        assert timeouts == [pytest.approx(seconds, abs=0.02) for seconds in (0.05, 0.1, 0.15)]
 
-def test_a_silence_that_is_over_is_forgotten() -> None:
-    breaker = Bulkhead(0.05)
-    for _ in range(2):
-        with breaker.call(), breaker.call(), breaker.call(), breaker.call():
+    def test_a_success_restores_the_initial_reset_timeout(self) -> None:
+        breaker = CircuitBreaker(1, reset_timeout=10, max_reset_timeout=300)
+        breaker.record_failure()
+        assert breaker.last_success == 0
+        breaker.record_success()
+        assert 0 < breaker.last_success <= time.monotonic()
+        breaker.record_failure()
+        assert 9 < rejection(breaker).retry_after <= 10
+
+    def test_failures_of_calls_in_flight_do_not_extend_the_timeout(self) -> None:
+        breaker = CircuitBreaker(2, reset_timeout=10, max_reset_timeout=300)
+        for _ in range(50):
+            breaker.record_failure()
+        assert rejection(breaker).retry_after <= 10
+
+    @pytest.mark.parametrize(("retry_after", "timeout"), [(120, 120), (0.5, 1), (10**6, 300)])
+    def test_retry_after_lengthens_the_timeout_up_to_its_maximum(
+        self, retry_after: float, timeout: float
+    ) -> None:
+        breaker = CircuitBreaker(1, reset_timeout=1, max_reset_timeout=300)
+        breaker.record_failure(retry_after=retry_after)
+        assert timeout - 0.5 < rejection(breaker).retry_after <= timeout
+
+
+class TestBulkhead:
+    def test_rejects_calls_while_those_in_flight_get_no_response(self) -> None:
+        bulkhead = Bulkhead(0.05)
+        with ExitStack() as in_flight:
+            for _ in range(UNRESPONSIVE_MIN_IN_FLIGHT - 1):
+                in_flight.enter_context(bulkhead.call())
+            with bulkhead.call():
+                time.sleep(0.06)
+                with pytest.raises(CallRejectedError) as rejection, bulkhead.call():
+                    pass
+                assert rejection.value.retry_after == 0
+            with bulkhead.call():
+                pass
+
+    def test_an_exception_counts_as_a_response(self) -> None:
+        bulkhead = Bulkhead(0.05)
+
+        def fail_after_a_delay() -> None:
+            with bulkhead.call():
+                time.sleep(0.06)
+                raise RuntimeError
+
+        with ExitStack() as in_flight:
+            for _ in range(UNRESPONSIVE_MIN_IN_FLIGHT):
+                in_flight.enter_context(bulkhead.call())
+            with pytest.raises(RuntimeError):
+                fail_after_a_delay()
+            with bulkhead.call():
+                pass
+
+    def test_allows_calls_while_few_are_in_flight(self) -> None:
+        bulkhead = Bulkhead(0.05)
+        with bulkhead.call(), bulkhead.call():
             time.sleep(0.06)
+            with bulkhead.call():
+                pass
+
+    def test_allows_calls_after_all_have_ended(self) -> None:
+        bulkhead = Bulkhead(0.05)
+        for _ in range(2):
+            with bulkhead.call(), bulkhead.call(), bulkhead.call(), bulkhead.call():
+                time.sleep(0.06)

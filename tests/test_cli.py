@@ -1,4 +1,4 @@
-"""`flask push …`, and that the commands of the README do what it says."""
+"""`flask push cookie`, `list`, `vapid-keys` and `prune`."""
 
 import base64
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from flask.testing import FlaskClient
 from pushapp import create_app
 from pushapp.extensions import db
 from tests.conftest import SETTINGS, signed_in
+from tests.support.http import post, rows
 from tests.support.subscriptions import subscription
-from tests.web.test_http import post, rows
 
 
 def push(app: Flask, *arguments: str) -> Result:
@@ -27,11 +27,11 @@ def test_cookie_signs_a_user_in(app: Flask, client: FlaskClient) -> None:
     assert name == "access_token"
     post(signed_in(app, "alice"), subscription())
     client.set_cookie(name, value)
-    answer = client.get("/push/subscriptions")
-    assert (answer.status_code, answer.json["count"]) == (200, 1)
+    response = client.get("/push/subscriptions")
+    assert (response.status_code, response.json["count"]) == (200, 1)
 
 
-def test_cookie_serves_a_hosts_session(make_app: Callable[..., Flask]) -> None:
+def test_cookie_uses_the_configured_session(make_app: Callable[..., Flask]) -> None:
     app = make_app(PUSH_SESSION_USER_KEY="_user_id", SESSION_COOKIE_NAME="site")
     name, _, value = push(app, "cookie", "7").stdout.strip().partition("=")
     assert name == "site"
@@ -40,7 +40,7 @@ def test_cookie_serves_a_hosts_session(make_app: Callable[..., Flask]) -> None:
     assert client.get("/push/subscriptions").status_code == 200
 
 
-def test_list_shows_a_users_browsers_without_their_secrets(app: Flask, alice: FlaskClient) -> None:
+def test_list_prints_a_users_subscriptions_without_secrets(app: Flask, alice: FlaskClient) -> None:
     bodies = [subscription(), subscription(expirationTime=1_900_000_000_000)]
     for body in bodies:
         post(alice, body)
@@ -54,12 +54,12 @@ def test_list_shows_a_users_browsers_without_their_secrets(app: Flask, alice: Fl
     assert "bob has 0 subscriptions." in push(app, "list", "bob").stderr
 
 
-def test_vapid_keys_prints_settings_to_paste(
+def test_vapid_keys_prints_settings_for_the_environment(
     app: Flask, monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
-    setting, remark = push(app, "vapid-keys").stdout.splitlines()
+    setting, comment = push(app, "vapid-keys").stdout.splitlines()
     name, _, private = setting.partition("=")
-    public = remark.split()[-1]
+    public = comment.split()[-1]
     assert len(base64.urlsafe_b64decode(private + "=")) == 32
     monkeypatch.setenv(name, private)
     settings = {key: value for key, value in SETTINGS.items() if not key.startswith("PUSH_VAPID")}
@@ -70,17 +70,17 @@ def test_vapid_keys_prints_settings_to_paste(
     assert push(app, "vapid-keys").stdout != setting
 
 
-def test_prune_forgets_what_has_expired(app: Flask, alice: FlaskClient) -> None:
+def test_prune_deletes_expired_subscriptions(app: Flask, alice: FlaskClient) -> None:
     now = datetime.now(UTC)
     soon = int((now + timedelta(hours=1)).timestamp() * 1000)
-    for moment in (0, 1, soon, None):
-        post(alice, subscription(expirationTime=moment))
+    for timestamp in (0, 1, soon, None):
+        post(alice, subscription(expirationTime=timestamp))
     assert "Deleted 2 expired subscriptions." in push(app, "prune").stdout
     assert "Deleted 0 expired subscriptions." in push(app, "prune").stdout
     assert len(rows(app)) == 2
 
 
-def test_prune_forgets_more_than_one_slice(
+def test_prune_deletes_more_than_one_batch(
     app: Flask, alice: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with app.app_context(), db.engine.begin() as connection:
@@ -92,13 +92,13 @@ def test_prune_forgets_more_than_one_slice(
 
 
 @pytest.mark.parametrize("command", ["cookie", "list", "vapid-keys", "prune"])
-def test_every_command_explains_itself(app: Flask, command: str) -> None:
-    explained = push(app, command, "--help").output
-    assert len(explained.splitlines()) > 4
+def test_every_command_has_a_help_text(app: Flask, command: str) -> None:
+    help_text = push(app, command, "--help").output
+    assert len(help_text.splitlines()) > 4
     assert command in push(app, "--help").output
 
 
-def test_a_command_without_its_database_says_so_in_one_line(tmp_path: object) -> None:
+def test_an_unavailable_database_is_a_one_line_error(tmp_path: object) -> None:
     settings = SETTINGS | {"SQLALCHEMY_DATABASE_URI": "postgresql://nobody@127.0.0.1:1/nothing"}
     app = create_app(settings, instance_path=str(tmp_path))
     for arguments in (["list", "alice"], ["prune"]):

@@ -1,12 +1,10 @@
-"""Settings: where they come from, and the one line that says what is wrong with them."""
+"""Settings: their sources, and the one-line errors for invalid ones."""
 
 import os
 import stat
 import subprocess
 import sys
-import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from flask import Flask
@@ -16,6 +14,7 @@ from pushapp.config import database_url
 from pushapp.extensions import db
 from pushapp.instance import load_or_create_secret
 from pushapp.webpush.vapid import generate_key_pair
+from tests.support.threads import run_concurrently
 
 ROOT = Path(__file__).parent.parent
 KEY = generate_key_pair()
@@ -23,7 +22,7 @@ SERVER = "postgresql://nobody@127.0.0.1:1/nothing"
 COMPLETE = {"DATABASE_URL": SERVER, "SECRET_KEY": "x", "FLASK_PUSH_VAPID_PRIVATE_KEY": KEY.private}
 
 
-def made(monkeypatch: pytest.MonkeyPatch, folder: Path, environment: dict[str, str]) -> Flask:
+def create(monkeypatch: pytest.MonkeyPatch, folder: Path, environment: dict[str, str]) -> Flask:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     app = create_app(instance_path=str(folder))
@@ -41,13 +40,15 @@ def made(monkeypatch: pytest.MonkeyPatch, folder: Path, environment: dict[str, s
         ("sqlite:///x.db", "sqlite:///x.db"),
     ],
 )
-def test_a_database_url_is_taken_as_platforms_write_it(url: str, expected: str) -> None:
+def test_a_database_url_is_accepted_with_any_common_scheme(url: str, expected: str) -> None:
     assert database_url(url).render_as_string(hide_password=False) == expected
 
 
 class TestSecrets:
-    def test_are_made_and_kept_beside_sqlite(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        first, second = (made(monkeypatch, tmp_path, {}) for _ in range(2))
+    def test_are_generated_and_stored_on_sqlite(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        first, second = (create(monkeypatch, tmp_path, {}) for _ in range(2))
         assert len(first.config["SECRET_KEY"]) >= 32
         assert first.config["SECRET_KEY"] == second.config["SECRET_KEY"]
         assert (
@@ -57,42 +58,36 @@ class TestSecrets:
         for name in ("secret_key", "vapid_private_key"):
             assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
 
-    def test_are_the_same_for_all_who_make_them_at_once(self, tmp_path: Path) -> None:
+    def test_are_the_same_for_concurrent_processes(self, tmp_path: Path) -> None:
         app = Flask("x", instance_path=str(tmp_path / "instance"))
-        start = threading.Barrier(8)
-        kept = []
 
-        def keep() -> None:
-            start.wait()
-            kept.append(load_or_create_secret(app, "secret", lambda: os.urandom(16).hex()))
+        def load() -> str:
+            return load_or_create_secret(app, "secret", lambda: os.urandom(16).hex())
 
-        threads = [threading.Thread(target=keep) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(set(kept)) == 1
+        assert len(set(run_concurrently(*[load] * 8))) == 1
         assert os.listdir(tmp_path / "instance") == ["secret"]
 
-    def test_are_never_taken_for_numbers(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_of_digits_stay_strings(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         for name in ("SECRET_KEY", "FLASK_SECRET_KEY"):
-            app = made(monkeypatch, tmp_path, {name: "0123456789"})
+            app = create(monkeypatch, tmp_path, {name: "0123456789"})
             assert app.config["SECRET_KEY"] == "0123456789"
 
 
 @pytest.mark.parametrize(
     "subject", ["mailto:you@site.org", "https://site.org", "https://push.site.org:8443/contact"]
 )
-def test_a_subject_that_push_services_take_is_taken(
+def test_a_subject_that_push_services_accept_is_valid(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, subject: str
 ) -> None:
-    app = made(monkeypatch, tmp_path, {"FLASK_PUSH_VAPID_SUBJECT": subject})
+    app = create(monkeypatch, tmp_path, {"FLASK_PUSH_VAPID_SUBJECT": subject})
     assert app.config["PUSH_VAPID_SUBJECT"] == subject
 
 
-class TestTheEnvironment:
-    def test_sets_what_flask_names(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        app = made(
+class TestEnvironment:
+    def test_sets_the_settings_with_flasks_prefix(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        app = create(
             monkeypatch,
             tmp_path,
             {
@@ -110,19 +105,19 @@ class TestTheEnvironment:
         assert app.config["SECRET_KEY_FALLBACKS"] == ["old"]
 
     @pytest.mark.parametrize(("text", "value"), [("True", True), ("False", False), ("1", True), ("0", False)])
-    def test_spells_booleans_as_people_do(
+    def test_booleans_have_several_spellings(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, value: bool
     ) -> None:
-        app = made(monkeypatch, tmp_path, {"FLASK_PUSH_BROWSER_HAS_ONE_USER": text})
+        app = create(monkeypatch, tmp_path, {"FLASK_PUSH_BROWSER_HAS_ONE_USER": text})
         assert app.config["PUSH_BROWSER_HAS_ONE_USER"] is value
 
 
-WRONG_SUBJECTS = (
+INVALID_SUBJECTS = (
     "you@site.org", "http://site.org", "mailto:", "mailto:you", "mailto:you@localhost", "mailto:you@site",
     "mailto:you@example.com", "mailto:you@mail.example.org", "mailto: you@site.org", "https://localhost",
     "https://127.0.0.1", "https://site.invalid", "https://site.test/", "https://you@site.org", "7",
 )  # fmt: skip
-REFUSALS = [
+INVALID_SETTINGS = [
     ({"SECRET_KEY": ""}, "SECRET_KEY is not set"),
     ({"FLASK_PUSH_VAPID_PRIVATE_KEY": ""}, "PUSH_VAPID_PRIVATE_KEY is not set"),
     ({"FLASK_PUSH_VAPID_PRIVATE_KEY": "x"}, "PUSH_VAPID_PRIVATE_KEY must be"),
@@ -145,20 +140,20 @@ REFUSALS = [
     ({"FLASK_PUSH_API_TOKENS": "token"}, "PUSH_API_TOKENS must be a list"),
     ({"FLASK_PUSH_API_TOKENS": '[""]'}, "PUSH_API_TOKENS must be a list"),
     ({"FLASK_PUSH_METRICS": "maybe"}, "PUSH_METRICS must be true or false"),
-    *[({"FLASK_PUSH_VAPID_SUBJECT": subject}, "PUSH_VAPID_SUBJECT must be") for subject in WRONG_SUBJECTS],
+    *[({"FLASK_PUSH_VAPID_SUBJECT": subject}, "PUSH_VAPID_SUBJECT must be") for subject in INVALID_SUBJECTS],
 ]
 
 
-@pytest.mark.parametrize(("environment", "message"), REFUSALS)
-def test_a_mistake_stops_the_start_and_says_what_to_set(
+@pytest.mark.parametrize(("environment", "message"), INVALID_SETTINGS)
+def test_an_invalid_setting_is_an_error_that_names_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, environment: dict[str, str], message: str
 ) -> None:
-    with pytest.raises(ConfigurationError) as refusal:
-        made(monkeypatch, tmp_path, COMPLETE | environment)
-    assert message in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+    with pytest.raises(ConfigurationError) as rejection:
+        create(monkeypatch, tmp_path, COMPLETE | environment)
+    assert message in str(rejection.value)
+    assert "\n" not in str(rejection.value)
     for secret in ("FLASK_PUSH_VAPID_PRIVATE_KEY", "SECRET_KEY"):
-        assert len(value := environment.get(secret, "")) < 2 or value not in str(refusal.value)
+        assert len(value := environment.get(secret, "")) < 2 or value not in str(rejection.value)
 
 
 @pytest.mark.parametrize(
@@ -169,12 +164,13 @@ def test_a_mistake_stops_the_start_and_says_what_to_set(
         ["python", "-c", "import wsgi"],
     ],
 )
-def test_a_mistake_is_one_line_in_every_program(program: list[str]) -> None:
+def test_an_invalid_setting_is_one_line_in_every_program(program: list[str]) -> None:
     command = [sys.executable] if program[0] == "python" else [sys.executable, "-m", program[0]]
     environment = COMPLETE | {"PATH": os.environ["PATH"], "SECRET_KEY": ""}
-    done: Any = subprocess.run(
-        [*command, *program[1:]], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run(
+        [*command, *program[1:]], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
     assert done.returncode != 0
     assert done.stderr.count("pushapp: SECRET_KEY is not set") == 1
     assert "Traceback" not in done.stderr

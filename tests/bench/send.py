@@ -1,12 +1,12 @@
-"""How fast messages are sent, beside other ways to do it, and how much memory a fan-out takes.
+"""The speed of sending, compared with other implementations, and the memory of a fan-out.
 
     python -m tests.bench.send [--subscriptions 20000] [--rounds 3] [--fan-out 1000000]
 
-Starts PostgreSQL and nginx, which answers 201 over TLS as a push service does; puts in subscriptions with
-real keys; and sends one message to all of them, in turns: `pushapp`, a worker of ours from the queue to the
-recorded outcome; `limit`, the bare loop of http-ece and aiohttp; pywebpush with a kept session, and its
-async call; web-push on node, where both are installed (NODE_PATH). Figures are medians over the rounds.
-The fan-outs go to a push service over plain HTTP that answers at once.
+Starts PostgreSQL, and nginx as a push service that responds 201 over TLS; inserts subscriptions with real
+keys; and sends a message to all of them in alternation: pushapp, a worker from the queue to the recorded
+outcome; "bare loop", an upper bound: http-ece and aiohttp; pywebpush with a reused session, and its async
+call; web-push on node, where both are installed (NODE_PATH). Figures are medians over the rounds.
+The fan-outs go to a push service over plain HTTP that responds at once.
 """
 
 import argparse
@@ -34,12 +34,12 @@ from tests.support.deployment import NGINX, certificate
 from tests.support.postgresql import PostgreSQL, free_port
 from tests.support.subscriptions import subscription
 
-AIMS = {"limit": 0.85, "pywebpush": 3.0, "2 workers": 1.8}
+TARGETS = {"bare loop": 0.85, "pywebpush": 3.0, "2 workers": 1.8}
 SENDERS = Path(__file__).with_name("senders.py")
 
 
 class Run(NamedTuple):
-    """One way, once."""
+    """The result of one run of a sender."""
 
     rate: float  # messages a second
     cpu: float  # microseconds of CPU a message
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--fan-out", type=int, default=1_000_000, help="subscriptions of the larger fan-out")
     options = parser.parse_args()
     if not NGINX:
-        sys.exit("nginx plays the push service: install it (apt-get install nginx-light)")
+        sys.exit("missing: nginx (apt-get install nginx-light)")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def start_push_service(folder: Path) -> tuple["subprocess.Popen[bytes]", str, str]:
-    """Start nginx; return it, and its origins with TLS and without."""
+    """Start nginx; return it, and its origins with and without TLS."""
     tls, plain = free_port(), free_port()
     certificate(folder)
     paths = "".join(
@@ -90,40 +90,53 @@ def start_push_service(folder: Path) -> tuple["subprocess.Popen[bytes]", str, st
 
 
 def compare(server: PostgreSQL, folder: Path, origin: str, options: argparse.Namespace) -> None:
-    """Send to the same subscriptions in all ways, in turns, and print the medians."""
+    """Send to the same subscriptions with all senders in alternation, and print the medians."""
     environment = settings(server.create_database("compare"), origin)
     environment["SSL_CERT_FILE"] = str(folder / "example.com.pem")
     subscriptions = [
         subscription(endpoint=f"{origin}/wpush/v2/{secrets.token_hex(16)}")
         for _ in range(options.subscriptions)
     ]
-    put_in(environment["DATABASE_URL"], subscriptions)
+    insert_subscriptions(environment["DATABASE_URL"], subscriptions)
     (folder / "subscriptions.json").write_text(json.dumps(subscriptions))
-    ways: dict[str, Callable[[], Run]] = {
+    senders: dict[str, Callable[[], Run]] = {
         "pushapp": lambda: worker(environment, options.subscriptions, 1),
         "2 workers": lambda: worker(environment, options.subscriptions, 2),
     }
-    for name in ("limit", "pywebpush", "pywebpush async"):
-        ways[name] = lambda name=name: sender(name, folder, environment)  # type: ignore[misc]
-    if (
-        shutil.which("node")
-        and not subprocess.run(["node", "-e", "require('web-push')"], capture_output=True).returncode
-    ):
-        ways["node web-push"] = lambda: sender("node", folder, environment)
-    runs: dict[str, list[Run]] = {name: [] for name in ways}
-    for turn in range(options.rounds):
-        for name, run in ways.items():
-            print(f"\rround {turn + 1}: {name:20}", end="", file=sys.stderr, flush=True)
+    for name in ("bare loop", "pywebpush", "pywebpush async"):
+        senders[name] = lambda name=name: sender(name, folder, environment)  # type: ignore[misc]
+    if has_node_web_push():
+        senders["node web-push"] = lambda: sender("node", folder, environment)
+    runs: dict[str, list[Run]] = {name: [] for name in senders}
+    for number in range(options.rounds):
+        for name, run in senders.items():
+            print(f"\rround {number + 1}: {name:20}", end="", file=sys.stderr, flush=True)
             runs[name].append(run())
-    medians = {name: Run(*map(statistics.median, zip(*found, strict=True))) for name, found in runs.items()}
-    print(f"\n{options.subscriptions:,} messages   messages/s   CPU µs each   peak MiB   pushapp is")
-    for name, one in medians.items():
-        ours = medians["pushapp"].rate
-        ratio = f"{ours / one.rate:.2f} ×" if name not in ("pushapp", "2 workers") else ""
+    report(
+        options.subscriptions,
+        {name: Run(*map(statistics.median, zip(*results, strict=True))) for name, results in runs.items()},
+    )
+
+
+def has_node_web_push() -> bool:
+    """Return whether node and its web-push are installed."""
+    command = ["node", "-e", "require('web-push')"]
+    return (
+        bool(shutil.which("node"))
+        and not subprocess.run(command, check=False, capture_output=True).returncode
+    )
+
+
+def report(messages: int, medians: dict[str, Run]) -> None:
+    """Print a table."""
+    print(f"\n{messages:,} messages   messages/s   CPU µs each   peak MiB   pushapp, ratio")
+    pushapp = medians["pushapp"].rate
+    for name, median in medians.items():
+        ratio = f"{pushapp / median.rate:.2f} ×" if name not in ("pushapp", "2 workers") else ""
         if name == "2 workers":
-            ratio = f"2 workers are {one.rate / ours:.2f} × 1"
-        aim = f" (aim {AIMS[name]})" if name in AIMS else ""
-        print(f"  {name:18} {one.rate:9,.0f} {one.cpu:13,.0f} {one.peak:10,.0f}   {ratio}{aim}")
+            ratio = f"2 workers are {median.rate / pushapp:.2f} × 1"
+        target = f" (target {TARGETS[name]})" if name in TARGETS else ""
+        print(f"  {name:18} {median.rate:9,.0f} {median.cpu:13,.0f} {median.peak:10,.0f}   {ratio}{target}")
 
 
 def fan_outs(server: PostgreSQL, origin: str, options: argparse.Namespace) -> None:
@@ -131,11 +144,13 @@ def fan_outs(server: PostgreSQL, origin: str, options: argparse.Namespace) -> No
     peaks = []
     for number in (options.subscriptions, options.fan_out):
         environment = settings(server.create_database(f"fan_out_{number}"), origin)
-        put_in(environment["DATABASE_URL"], [subscription(endpoint=f"{origin}/wpush/v2/x")], number)
+        insert_subscriptions(
+            environment["DATABASE_URL"], [subscription(endpoint=f"{origin}/wpush/v2/x")], number
+        )
         run = worker(environment, number, 1)
         peaks.append(run.peak)
         print(f"fan-out to {number:9,}: {run.rate:7,.0f} messages/s, peak {run.peak:5,.0f} MiB")
-    print(f"the larger takes {peaks[1] - peaks[0]:.0f} MiB more (aim: at most 20)")
+    print(f"the larger takes {peaks[1] - peaks[0]:.0f} MiB more (target: at most 20)")
 
 
 def settings(url: str, origin: str) -> dict[str, str]:
@@ -156,44 +171,48 @@ def settings(url: str, origin: str) -> dict[str, str]:
 FLASK = [sys.executable, "-m", "flask", "--app", "wsgi"]
 
 
-def put_in(url: str, subscriptions: list[dict[str, object]], repeat: int = 1) -> None:
-    """Put subscriptions in; one of them `repeat` times, for as many users."""
+def insert_subscriptions(url: str, subscriptions: list[dict[str, object]], repeat: int = 1) -> None:
+    """Insert subscriptions, each `repeat` times for as many users."""
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
-        for number, one in enumerate(subscriptions):
-            keys = one["keys"]
+        for number, one_subscription in enumerate(subscriptions):
+            endpoint, keys = one_subscription["endpoint"], one_subscription["keys"]
             assert isinstance(keys, dict)
             cursor.execute(
-                "INSERT INTO push_subscriptions (user_id, endpoint, keys_p256dh, keys_auth)"
-                " SELECT 'user ' || %s + n, %s || n, %s, %s FROM generate_series(1, %s) n",
-                (number, one["endpoint"], keys["p256dh"], keys["auth"], repeat),
+                "INSERT INTO push_subscriptions (user_id, endpoint, endpoint_hash, keys_p256dh, keys_auth)"
+                " SELECT 'user ' || %s + n, endpoint, sha256(convert_to(endpoint, 'UTF8')), %s, %s"
+                " FROM generate_series(1, %s) n, LATERAL (SELECT %s || n AS endpoint) e",
+                (number, keys["p256dh"], keys["auth"], repeat, endpoint),
             )
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("VACUUM ANALYZE push_subscriptions")
 
 
 def worker(environment: dict[str, str], number: int, workers: int) -> Run:
-    """Queue a message to everyone, and time workers of ours until all outcomes are recorded."""
+    """Queue a message to everyone, and time pushapp's workers until all outcomes are recorded."""
     with psycopg.connect(environment["DATABASE_URL"], autocommit=True) as connection:
-        connection.execute("TRUNCATE push_messages, push_batches, push_outcomes, procrastinate_jobs CASCADE")
+        connection.execute(
+            "TRUNCATE push_messages, push_batches, push_outcomes, push_queue.procrastinate_jobs CASCADE"
+        )
         command = ["push", "send", "--everyone", "--title", "Hello", "--body", "x" * 200]
         subprocess.run([*FLASK, *command], env=environment, check=True, capture_output=True)
-        workers_running = [start_worker(environment)]
-        first = "SELECT count(*) FROM push_batches WHERE size > 0"
-        while connection.execute(first).fetchone() == (0,):  # until the first has cut the message
+        running = [start_worker(environment)]
+        fanned_out = "SELECT count(*) FROM push_batches WHERE size > 0"
+        while connection.execute(fanned_out).fetchone() == (0,):  # or the others would find nothing due
             time.sleep(0.01)
-        workers_running += [start_worker(environment) for _ in range(workers - 1)]
-        ended = [finish(one) for one in workers_running]
+        running += [start_worker(environment) for _ in range(workers - 1)]
+        finished = [finish(process) for process in running]
         sent = connection.execute(
             "SELECT sum(count)::int FROM push_outcomes WHERE outcome = 'sent'"
         ).fetchone()
-    text = "".join(one.stderr for one in ended)
-    assert sent == (number,), (sent, text[:1_500])
-    cpu = sum(one.cpu - START_CPU for one in ended)
-    return Run(number / working_time(text), cpu / number * 1e6, max(one.peak for one in ended))
+    log = "".join(process.stderr for process in finished)
+    assert sent == (number,), (sent, log[:1_500])
+    cpu = sum(process.cpu - START_CPU for process in finished)
+    peak = max(process.peak for process in finished)
+    return Run(number / sending_time(log), cpu / number * 1e6, peak)
 
 
-class Ended(NamedTuple):
-    """A process that has done its work."""
+class Finished(NamedTuple):
+    """The output of a finished process, and its use of resources."""
 
     stdout: str
     stderr: str
@@ -202,7 +221,7 @@ class Ended(NamedTuple):
 
 
 def start_worker(environment: dict[str, str]) -> "subprocess.Popen[str]":
-    """Start a worker that stops when nothing is due."""
+    """Start a worker that exits when the queue is empty."""
     return subprocess.Popen(
         [*FLASK, "push", "worker", "--drain"],
         env=environment,
@@ -212,12 +231,12 @@ def start_worker(environment: dict[str, str]) -> "subprocess.Popen[str]":
     )
 
 
-def finish(process: "subprocess.Popen[str]") -> Ended:
-    """Wait for a process, and return what it wrote and used."""
+def finish(process: "subprocess.Popen[str]") -> Finished:
+    """Wait for a process, and return its output and its use of resources."""
     peaks = [0.0]
 
     def watch() -> None:
-        # What the kernel says at the end counts this process too, from between fork and exec.
+        # The kernel's figure at the end includes this process, from between fork and exec.
         with contextlib.suppress(OSError, TypeError):
             while True:
                 status = Path(f"/proc/{process.pid}/status").read_text()
@@ -234,26 +253,26 @@ def finish(process: "subprocess.Popen[str]") -> Ended:
     process.returncode = os.waitstatus_to_exitcode(status)
     watcher.join()
     assert process.returncode == 0, stderr[-2_000:]
-    return Ended(stdout, stderr, usage.ru_utime + usage.ru_stime, max(peaks))
+    return Finished(stdout, stderr, usage.ru_utime + usage.ru_stime, max(peaks))
 
 
-def working_time(text: str) -> float:
-    """Return the seconds from the first slice's begin to the last one's end, from the workers' log."""
-    ends, begins = [], []
-    for stamp, seconds in re.findall(r"^(\S+ \S+) INFO message .* in (\S+) s$", text, re.MULTILINE):
+def sending_time(log: str) -> float:
+    """Return the seconds from the start of the first batch to the end of the last, from the workers' log."""
+    starts, ends = [], []
+    for stamp, seconds in re.findall(r"^(\S+ \S+) INFO message .* in (\S+) s$", log, re.MULTILINE):
         end = time.mktime(time.strptime(stamp[:19], "%Y-%m-%d %H:%M:%S")) + int(stamp[20:]) / 1000
         ends.append(end)
-        begins.append(end - float(seconds))
-    return max(ends) - min(begins)
+        starts.append(end - float(seconds))
+    return max(ends) - min(starts)
 
 
 def sender(name: str, folder: Path, environment: dict[str, str]) -> Run:
-    """Time another way, which prints the seconds it took."""
+    """Run another sender, which prints its number of messages, seconds and CPU seconds."""
     if name == "node":
         command = ["node", str(SENDERS.with_suffix(".js")), str(folder / "subscriptions.json")]
     else:
         command = [sys.executable, "-m", "tests.bench.senders", name, str(folder / "subscriptions.json")]
-    ended = finish(
+    finished = finish(
         subprocess.Popen(
             command,
             env=environment | {"NODE_TLS_REJECT_UNAUTHORIZED": "0"},
@@ -262,12 +281,12 @@ def sender(name: str, folder: Path, environment: dict[str, str]) -> Run:
             text=True,
         )
     )
-    number, seconds, cpu = map(float, ended.stdout.split())
-    return Run(number / seconds, cpu / number * 1e6, ended.peak)
+    number, seconds, cpu = map(float, finished.stdout.split())
+    return Run(number / seconds, cpu / number * 1e6, finished.peak)
 
 
 def measure_start() -> float:
-    """Return the CPU seconds that a worker takes to start, which are not the messages'."""
+    """Return the CPU seconds of a worker's start, which do not depend on the messages."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([*FLASK, "push", "worker", "--help"], check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,4 +1,4 @@
-// web-push on node, 64 at a time: prints how many, in how many seconds, with how many CPU seconds.
+// web-push on node, 64 concurrently: prints its number of messages, seconds and CPU seconds.
 const fs = require("fs");
 const https = require("https");
 const crypto = require("crypto");
@@ -17,7 +17,7 @@ const options = {
 };
 
 async function main() {
-  const began = process.hrtime.bigint();
+  const startedAt = process.hrtime.bigint();
   const cpu = process.cpuUsage();
   let next = 0;
   const post = async () => {
@@ -25,7 +25,7 @@ async function main() {
   };
   await Promise.all(Array.from({ length: 64 }, post));
   const { user, system } = process.cpuUsage(cpu);
-  console.log(subscriptions.length, Number(process.hrtime.bigint() - began) / 1e9, (user + system) / 1e6);
+  console.log(subscriptions.length, Number(process.hrtime.bigint() - startedAt) / 1e9, (user + system) / 1e6);
   process.exit(0);
 }
 

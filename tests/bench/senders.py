@@ -1,4 +1,4 @@
-"""Other ways to send: each prints how many, in how many seconds, with how many CPU seconds."""
+"""Other senders: each prints its number of messages, seconds and CPU seconds."""
 
 import asyncio
 import json
@@ -24,24 +24,24 @@ CLAIMS = {"sub": "mailto:webmaster@site.org"}
 CONNECTIONS = 64
 
 
-def limit(subscriptions: list[dict[str, Any]]) -> None:
-    """Encrypt and post over kept connections, with one token: nothing else."""
+def bare_loop(subscriptions: list[dict[str, Any]]) -> None:
+    """Encrypt and post over reused connections, with one token: nothing else."""
     origin = "{0.scheme}://{0.netloc}".format(urlsplit(subscriptions[0]["endpoint"]))
     token = Vapid02.from_raw(KEY.encode()).sign(CLAIMS | {"aud": origin, "exp": int(time.time()) + 43_200})
     headers = {"TTL": "86400", "Content-Encoding": "aes128gcm"} | token
-    waiting = iter(subscriptions)
+    pending = iter(subscriptions)
 
     async def post(session: aiohttp.ClientSession) -> None:
-        for one in waiting:
+        for subscription in pending:
             body = http_ece.encrypt(
                 PAYLOAD.encode(),
                 salt=os.urandom(16),
                 private_key=ec.generate_private_key(ec.SECP256R1()),
-                dh=urlsafe_b64decode(one["keys"]["p256dh"] + "="),
-                auth_secret=urlsafe_b64decode(one["keys"]["auth"] + "=="),
+                dh=urlsafe_b64decode(subscription["keys"]["p256dh"] + "="),
+                auth_secret=urlsafe_b64decode(subscription["keys"]["auth"] + "=="),
                 version="aes128gcm",
             )
-            async with session.post(one["endpoint"], data=body, headers=headers) as response:
+            async with session.post(subscription["endpoint"], data=body, headers=headers) as response:
                 assert response.status == 201
 
     async def run() -> None:
@@ -52,22 +52,28 @@ def limit(subscriptions: list[dict[str, Any]]) -> None:
 
 
 def pywebpush(subscriptions: list[dict[str, Any]]) -> None:
-    """Call pywebpush for each, with a kept session."""
+    """Call pywebpush for each, with a reused session."""
     with requests.Session() as session:
         session.verify = os.environ["SSL_CERT_FILE"]
-        for one in subscriptions:
-            webpush(one, PAYLOAD, vapid_private_key=KEY, vapid_claims=dict(CLAIMS), requests_session=session)
+        for subscription in subscriptions:
+            webpush(
+                subscription,
+                PAYLOAD,
+                vapid_private_key=KEY,
+                vapid_claims=dict(CLAIMS),
+                requests_session=session,
+            )
 
 
 def pywebpush_async(subscriptions: list[dict[str, Any]]) -> None:
-    """Call pywebpush's coroutine for each, on one session."""
-    waiting = iter(subscriptions)
+    """Call pywebpush's coroutine for each, with a reused session."""
+    pending = iter(subscriptions)
 
     async def post(session: aiohttp.ClientSession) -> None:
-        for one in waiting:
+        for subscription in pending:
             claims: dict[str, Any] = dict(CLAIMS)
             await webpush_async(
-                one, PAYLOAD, vapid_private_key=KEY, vapid_claims=claims, aiohttp_session=session
+                subscription, PAYLOAD, vapid_private_key=KEY, vapid_claims=claims, aiohttp_session=session
             )
 
     async def run() -> None:
@@ -77,17 +83,17 @@ def pywebpush_async(subscriptions: list[dict[str, Any]]) -> None:
     asyncio.run(run())
 
 
-WAYS: dict[str, Callable[[list[dict[str, Any]]], None]] = {
-    "limit": limit,
+SENDERS: dict[str, Callable[[list[dict[str, Any]]], None]] = {
+    "bare loop": bare_loop,
     "pywebpush": pywebpush,
     "pywebpush async": pywebpush_async,
 }
 
 if __name__ == "__main__":
-    way, path = sys.argv[1:]
-    found = json.loads(Path(path).read_text())
-    if way == "pywebpush":
-        found = found[: len(found) // 4]  # it takes long
-    began, cpu = time.perf_counter(), time.process_time()
-    WAYS[way](found)
-    print(len(found), time.perf_counter() - began, time.process_time() - cpu)
+    name, path = sys.argv[1:]
+    subscriptions = json.loads(Path(path).read_text())
+    if name == "pywebpush":
+        subscriptions = subscriptions[: len(subscriptions) // 4]  # it is slow
+    started_at, cpu = time.perf_counter(), time.process_time()
+    SENDERS[name](subscriptions)
+    print(len(subscriptions), time.perf_counter() - started_at, time.process_time() - cpu)

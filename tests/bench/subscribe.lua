@@ -1,7 +1,7 @@
--- The requests that wrk makes: `wrk … -s subscribe.lua URL -- CALLERS RUN`
--- CALLERS is a file of lines "cookie TAB body". With a RUN other than "repeats", each request brings
--- an endpoint that was never seen; RUN keeps it apart from those of other runs. In a RUN whose name begins
--- with "mixed", 90 % are repeats, 8 % are new and 2 % are wrong, and only a 5xx counts as an error.
+-- The requests that wrk makes: `wrk … -s subscribe.lua URL -- CLIENTS RUN`
+-- CLIENTS is a file of lines "cookie TAB body". In the RUN "repeats" they are sent as they are. In other
+-- runs each request has a new endpoint, with RUN in it so that endpoints of different runs differ. In a RUN
+-- whose name begins with "mixed", 90 % are repeats, 8 % are new and 2 % are invalid, and only 5xx are errors.
 
 local threads = 0
 
@@ -14,7 +14,7 @@ function setup(thread)
 end
 
 function init(arguments)
-  callers, run, count, failures = {}, arguments[2], 0, 0
+  clients, run, count, failures = {}, arguments[2], 0, 0
   mixed = run:match("^mixed")
   if mixed then
     response = function(status) if status >= 500 then failures = failures + 1 end end
@@ -22,17 +22,17 @@ function init(arguments)
   for line in io.lines(arguments[1]) do
     local cookie, body = line:match("^(.-)\t(.*)$")
     local headers = { ["Content-Type"] = "application/json", ["Cookie"] = cookie, ["Sec-Fetch-Site"] = "same-origin" }
-    table.insert(callers, { headers = headers, body = body, request = wrk.format("POST", nil, headers, body) })
+    table.insert(clients, { headers = headers, body = body, request = wrk.format("POST", nil, headers, body) })
   end
 end
 
 function request()
   count = count + 1
-  local caller = callers[(count * 2 + number) % #callers + 1]
-  if run == "repeats" or mixed and count % 100 < 90 then return caller.request end
-  if mixed and count % 100 >= 98 then return wrk.format("POST", nil, caller.headers, "{}") end
+  local client = clients[(count * 2 + number) % #clients + 1]
+  if run == "repeats" or mixed and count % 100 < 90 then return client.request end
+  if mixed and count % 100 >= 98 then return wrk.format("POST", nil, client.headers, "{}") end
   local endpoint = "/new/" .. run .. "/" .. number .. "/" .. count
-  return wrk.format("POST", nil, caller.headers, (caller.body:gsub("/kept/%d+", endpoint)))
+  return wrk.format("POST", nil, client.headers, (client.body:gsub("/stored/%d+", endpoint)))
 end
 
 function done(summary, latency)

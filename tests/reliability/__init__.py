@@ -1,1 +1,1 @@
-"""Programs that hold the project to its promises: each says what it found, and fails when one is broken."""
+"""Programs that test the project's guarantees: each prints PASS or FAIL for every guarantee it tests."""

@@ -1,4 +1,4 @@
-"""A million users: what a request costs on 3,000,000 subscriptions, and on 3,000; plans and sizes.
+"""A million users: the cost of a request with 3,000,000 subscriptions and with 3,000; plans and sizes.
 
 python -m tests.reliability.million [--rows 3000000] [--rounds 200] [--plans]
 """
@@ -6,8 +6,10 @@ python -m tests.reliability.million [--rows 3000000] [--rounds 200] [--plans]
 import argparse
 import random
 import statistics
+import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +17,47 @@ import psycopg
 from flask import Flask
 from sqlalchemy import event
 
-from pushapp import EVERYONE, Message, create_app, outbox, send, subscriptions
+from pushapp import EVERYONE, Message, create_app, send, subscriptions
 from pushapp.database import transaction
 from pushapp.extensions import db
+from pushapp.sending import batches, outbox
 from pushapp.subscriptions import Subscription
 from pushapp.webpush.responses import GONE, SENT, Outcome, Result
+from tests.reliability.common import KEYS, Report, database_server, scalar
 from tests.support.deployment import Deployment
 from tests.support.postgresql import PostgreSQL
 
-from .common import KEYS, Verdict, database_server, scalar
-
 FEW = 3_000
 EXPIRED = 500
-LIMIT = 1.2
-INDEX = "uq_push_subscriptions_user_id_endpoint"
+MAX_RATIO = 1.2
+UNIQUE_INDEX = "uq_push_subscriptions_user_id_endpoint_hash"
+HASH_INDEX = "ix_push_subscriptions_endpoint_hash"
+TABLES = ("push_subscriptions", "push_batches", "push_failures")  # that grow
 
-# As long as those of FCM, Mozilla and Apple, three to a user, in no order.
+# Endpoints as long as those of FCM, Mozilla and Apple, three per user, in random order.
 SEED = """
-INSERT INTO push_subscriptions (user_id, endpoint, keys_p256dh, keys_auth)
-SELECT 'user ' || n %% %(users)s, CASE n %% 3
+INSERT INTO push_subscriptions (user_id, endpoint, endpoint_hash, keys_p256dh, keys_auth)
+SELECT 'user ' || n %% %(users)s, endpoint, sha256(convert_to(endpoint, 'UTF8')), %(p256dh)s, %(auth)s
+FROM generate_series(1, %(rows)s) n, LATERAL (SELECT CASE n %% 3
     WHEN 0 THEN 'https://fcm.googleapis.com/fcm/send/' || left(repeat(md5(n::text), 6), 152)
     WHEN 1 THEN 'https://updates.push.services.mozilla.com/wpush/v2/gAAAAA' || left(repeat(md5(n::text), 6), 180)
-    ELSE 'https://web.push.apple.com/' || left(repeat(md5(n::text), 6), 100) END, %(p256dh)s, %(auth)s
-FROM generate_series(1, %(rows)s) n ORDER BY md5(n::text)
+    ELSE 'https://web.push.apple.com/' || left(repeat(md5(n::text), 6), 100) END AS endpoint) e
+ORDER BY md5(n::text)
+"""
+
+# A queue of retries, and failing subscriptions: small tables would be scanned whatever their indexes.
+SEED_SENDING = """
+INSERT INTO push_messages (message, recipients)
+SELECT '{"title": "Hello"}', 20 FROM generate_series(1, 1000);
+INSERT INTO push_batches (message_id, first_id, last_id, size, due_at)
+SELECT m.id, 1, 1, 1, now() + '1 day' FROM push_messages m, generate_series(1, 50);
+INSERT INTO push_failures (subscription_id, failures, since)
+SELECT id, 1, now() FROM push_subscriptions ORDER BY md5(id::text) LIMIT 50000;
+"""
+
+# A user's browsers subscribe at different times: a range of their ids may be the whole table.
+WIDEST_SPREAD = """
+SELECT user_id FROM push_subscriptions GROUP BY user_id HAVING count(*) > 2 ORDER BY max(id) - min(id) DESC LIMIT 1
 """
 
 
@@ -48,43 +68,43 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--plans", action="store_true", help="print the plan of every statement")
     options = parser.parse_args()
-    verdict = Verdict()
+    report = Report()
     with database_server("max_wal_size=4GB", "autovacuum=off") as (server, folder):
-        few, many = (prepare(server, folder, rows, verdict) for rows in (FEW, options.rows))
+        few, many = (prepare(server, folder, rows, report) for rows in (FEW, options.rows))
         if options.rounds:
-            compare(few, many, options.rounds, verdict)
-        look_at_plans(many, verdict, show=options.plans)
+            compare(few, many, options.rounds, report)
+        check_plans(many, report, show=options.plans)
         for app in (few, many):
             with app.app_context():
                 db.engine.dispose()
-    verdict.end()
+    report.finish()
 
 
-def prepare(server: PostgreSQL, folder: Path, rows: int, verdict: Verdict) -> Flask:
-    """Fill a database with the schema of before, bring it to the newest, and return an application on it."""
+def prepare(server: PostgreSQL, folder: Path, rows: int, report: Report) -> Flask:
+    """Fill a database, print its sizes, and return an application on it."""
     site = Deployment(server.create_database(f"rows{rows}"), folder)
     url = site.environment["DATABASE_URL"]
-    site.flask("db", "upgrade", "0002")
+    site.flask("db", "upgrade")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(SEED, {"users": rows // 3, "rows": rows} | KEYS)
         connection.execute("VACUUM ANALYZE push_subscriptions")
-    before = scalar(url, f"SELECT pg_relation_size('{INDEX}')")
-    began = time.monotonic()
-    site.flask("db", "upgrade")
-    seconds = time.monotonic() - began
-    table, after, total = (
+    table, unique, by_hash, total = (
         scalar(url, f"SELECT {size}")
         for size in (
             "pg_relation_size('push_subscriptions')",
-            f"pg_relation_size('{INDEX}_digest')",
+            f"pg_relation_size('{UNIQUE_INDEX}')",
+            f"pg_relation_size('{HASH_INDEX}')",
             "pg_total_relation_size('push_subscriptions')",
         )
     )
-    sizes = ", ".join(f"{size / 2**20:,.0f}" for size in (total, table, before, after))
-    verdict.promise(
-        f"{rows:,} rows: MiB in all, of the rows, of the unique index before and after"
-        f" (migrated in {seconds:.0f} s)", sizes, rows == FEW or after < table / 2,
-    )  # fmt: skip
+    sizes = ", ".join(f"{size / 2**20:,.1f}" for size in (total, table, unique, by_hash))
+    text = f"{rows:,} subscriptions, MiB: in all, table, unique index, hash index"
+    if rows == FEW:
+        report.figure(text, sizes)
+    else:
+        report.guarantee(
+            f"{text} (each index less than half the table)", sizes, max(unique, by_hash) < table / 2
+        )
     settings = {
         "SQLALCHEMY_DATABASE_URI": url,
         "SECRET_KEY": "secret",
@@ -96,125 +116,130 @@ def prepare(server: PostgreSQL, folder: Path, rows: int, verdict: Verdict) -> Fl
 
 
 def operations(app: Flask) -> dict[str, Callable[[], object]]:
-    """Return what is measured: each a call that does the same whatever the table's size."""
+    """Return the measured operations: each does the same whatever the table's size."""
 
-    def somebody() -> str:
+    def random_user() -> str:
         return f"user {random.randrange(app.config['USERS'])}"
 
-    def new() -> object:
+    def subscribe() -> object:
         endpoint = f"https://push.example.net/new/{random.randbytes(80).hex()}"
-        return subscriptions.save(somebody(), Subscription(endpoint, KEYS["p256dh"], KEYS["auth"]))
+        return subscriptions.save(random_user(), Subscription(endpoint, KEYS["p256dh"], KEYS["auth"]))
 
     def repeat() -> object:
         return subscriptions.save(
             "the repeating user", Subscription("https://push.example.net/", *KEYS.values())
         )
 
-    def send_to_one() -> object:
-        return send(Message(title="Hello"), to=somebody())
-
     def start_of_fan_out() -> object:
-        id = send(Message(title="Hello"), to=EVERYONE)
-        uncut = scalar_in(f"SELECT id FROM push_batches WHERE message_id = {id}")
-        return next(batches.fan_out(uncut))
-
-    def prune() -> object:
-        return subscriptions.prune()
+        message_id = send(Message(title="Hello"), to=EVERYONE)
+        pending = current_scalar(f"SELECT id FROM push_batches WHERE message_id = {message_id}")
+        return next(batches.fan_out(pending))
 
     return {
         "subscribe, a repeat": repeat,
-        "subscribe, a new one": new,
-        "list": lambda: subscriptions.list_for(somebody()),
-        "send to one user": send_to_one,
+        "subscribe, a new subscription": subscribe,
+        "list": lambda: subscriptions.list_for(random_user()),
+        "send to one user": lambda: send(Message(title="Hello"), to=random_user()),
         "start of a fan-out": start_of_fan_out,
-        f"prune {EXPIRED} that have expired": prune,
+        f"prune {EXPIRED} expired subscriptions": subscriptions.prune,
     }
 
 
-def scalar_in(query: str) -> Any:
-    """Return the one value that a query gives in the current application's database."""
+def current_scalar(query: str) -> Any:
+    """Return the single value of a query in the current application's database."""
     with db.engine.connect() as connection:
         return connection.exec_driver_sql(query).scalar()
 
 
-def expire() -> None:
-    """Let the newest subscriptions expire."""
+def insert_expired() -> None:
+    """Insert expired subscriptions."""
     with db.engine.connect() as connection:
         connection.exec_driver_sql(
-            "INSERT INTO push_subscriptions (user_id, endpoint, keys_p256dh, keys_auth, expires_at)"
-            " SELECT 'expiring', 'https://push.example.net/' || repeat(gen_random_uuid()::text, 6),"
-            f" '{KEYS['p256dh']}', '{KEYS['auth']}', '2020-01-01' FROM generate_series(1, {EXPIRED})"
+            "INSERT INTO push_subscriptions"
+            " (user_id, endpoint, endpoint_hash, keys_p256dh, keys_auth, expires_at)"
+            f" SELECT 'expiring', endpoint, sha256(convert_to(endpoint, 'UTF8')), '{KEYS['p256dh']}',"
+            f" '{KEYS['auth']}', '2020-01-01' FROM generate_series(1, {EXPIRED}) n, LATERAL"
+            " (SELECT 'https://push.example.net/' || n || repeat(gen_random_uuid()::text, 6) AS endpoint) e"
         )
 
 
-def compare(few: Flask, many: Flask, rounds: int, verdict: Verdict) -> None:
-    """Time each operation on both tables in turns; the figures are medians."""
+def compare(few: Flask, many: Flask, rounds: int, report: Report) -> None:
+    """Time each operation on both tables in alternation, and compare the medians."""
     for name in operations(few):
+        is_prune = name.startswith("prune")
         seconds: dict[str, list[float]] = {"few": [], "many": []}
-        for turn in range(rounds if "prune" not in name else max(rounds // 5, 5)):
-            for size, app in (("few", few), ("many", many)) if turn % 2 else (("many", many), ("few", few)):
+        for number in range(max(rounds // 5, 5) if is_prune else rounds):
+            order = [("few", few), ("many", many)]
+            for size, app in order if number % 2 else reversed(order):
                 with app.app_context():
                     operation = operations(app)[name]
-                    if "prune" in name:
-                        expire()
-                    began = time.perf_counter()
+                    if is_prune:
+                        insert_expired()
+                    started_at = time.perf_counter()
                     operation()
-                    seconds[size].append(time.perf_counter() - began)
+                    seconds[size].append(time.perf_counter() - started_at)
         small, large = (statistics.median(seconds[size]) for size in ("few", "many"))
-        verdict.promise(
-            f"{name}: {small * 1e3:.2f} ms on few rows, {large * 1e3:.2f} ms on many, ratio (at most {LIMIT})",
-            f"{large / small:.2f}", large / small <= LIMIT,
+        report.guarantee(
+            f"{name}: {small * 1e3:.2f} ms with few rows, {large * 1e3:.2f} ms with many; ratio, at most {MAX_RATIO}",
+            f"{large / small:.2f}", large / small <= MAX_RATIO,
         )  # fmt: skip
 
 
-def deliver_to(app: Flask, message_id: int) -> None:
-    """Ask all that a worker asks for a message to one user."""
-    slice = batches.load_batch(scalar_in(f"SELECT id FROM push_batches WHERE message_id = {message_id}"))
-    assert slice is not None
-    results = [SENT, GONE, Outcome(Result.FAILED, is_subscription_error=True)]
-    outcomes = [results[number % 3] for number in range(len(slice.recipients))]
-    with transaction() as connection:
-        batches.record_outcomes(connection, slice, outcomes, slice.created_at)
-    outbox.status(message_id)
-
-
-def look_at_plans(app: Flask, verdict: Verdict, *, show: bool) -> None:
-    """Have PostgreSQL explain every statement that the operations run."""
-    statements: dict[str, Any] = {}
-
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_more: Any) -> None:
-        statements.setdefault(statement, parameters[0] if isinstance(parameters, list) else parameters)
-
-    with app.app_context():
-        event.listen(db.engine, "before_cursor_execute", note)
+def check_plans(app: Flask, report: Report, *, show: bool) -> None:
+    """Have PostgreSQL explain every statement of the operations and of a worker."""
+    url = app.config["SQLALCHEMY_DATABASE_URI"].set(drivername="postgresql").render_as_string(False)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(SEED_SENDING)
+        connection.execute("VACUUM ANALYZE")
+    with app.app_context(), recorded_statements() as statements:
         for operation in operations(app).values():
             operation()
         subscriptions.remove("user 1", "https://push.example.net/")
         subscriptions.remove_by_id("user 1", 1)
         batches.backlog()
-        deliver_to(app, send(Message(title="Hello"), to="user 1"))
+        user = current_scalar(WIDEST_SPREAD)
+        deliver(send(Message(title="Hello"), to=user), [SENT])
+        rejected = Outcome(Result.FAILED, is_subscription_error=True)
+        deliver(send(Message(title="Hello"), to=user), [SENT, GONE, rejected])
         outbox.prune()
-        event.remove(db.engine, "before_cursor_execute", note)
-        sequential = []
-        with psycopg.connect(
-            app.config["SQLALCHEMY_DATABASE_URI"].set(drivername="postgresql").render_as_string(False)
-        ) as connection:
-            for statement, parameters in statements.items():
-                if (
-                    not statement.lstrip().startswith(("SELECT", "INSERT", "UPDATE", "DELETE"))
-                    or "procrastinate" in statement
-                ):
-                    continue
-                plan = connection.execute(f"EXPLAIN {statement}".encode(), parameters).fetchall()
-                lines = [row[0] for row in plan]
-                if any("Seq Scan on push_subscriptions" in line for line in lines):
-                    sequential.append(statement)
-                if show:
-                    print("\n" + " ".join(statement.split()) + "\n    " + "\n    ".join(lines))
-                connection.rollback()
-    verdict.promise(
-        f"statements with a sequential scan, of {len(statements)}", sequential or 0, not sequential
-    )
+    scans = []
+    with psycopg.connect(url) as connection:
+        for statement, parameters in statements.items():
+            plan = [row[0] for row in connection.execute(f"EXPLAIN {statement}".encode(), parameters)]
+            connection.rollback()
+            if any(f"Seq Scan on {table}" in line for table in TABLES for line in plan):
+                scans.append(" ".join(statement.split()))
+            if show:
+                print(textwrap.shorten(statement, 400), *(line[:400] for line in plan), sep="\n    ")
+    report.guarantee(
+        f"statements with a sequential scan on {', '.join(TABLES)}, of {len(statements)}", scans or 0,
+        bool(statements) and not scans,
+    )  # fmt: skip
+
+
+def deliver(message_id: int, results: list[Outcome]) -> None:
+    """Run the statements of a worker that delivers a message to one user, with these outcomes in rotation."""
+    batch = batches.load_batch(current_scalar(f"SELECT id FROM push_batches WHERE message_id = {message_id}"))
+    assert batch is not None
+    outcomes = [results[number % len(results)] for number in range(len(batch.recipients))]
+    with transaction() as connection:
+        batches.record_outcomes(connection, batch, outcomes, batch.created_at)
+    outbox.status(message_id)
+
+
+@contextmanager
+def recorded_statements() -> Iterator[dict[str, Any]]:
+    """Yield the statements that the current application runs in the block, each with its parameters."""
+    statements: dict[str, Any] = {}
+
+    def record(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_more: Any) -> None:
+        is_query = statement.lstrip().startswith(("SELECT", "INSERT", "UPDATE", "DELETE"))
+        if is_query and "procrastinate" not in statement and statement != WIDEST_SPREAD:
+            statements.setdefault(statement, parameters[0] if isinstance(parameters, list) else parameters)
+
+    event.listen(db.engine, "before_cursor_execute", record)
+    yield statements
+    event.remove(db.engine, "before_cursor_execute", record)
 
 
 if __name__ == "__main__":

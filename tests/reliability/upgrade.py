@@ -1,13 +1,15 @@
-"""A rolling deploy across every migration: old and new code side by side on one database, under load.
+"""Rolling upgrades: old and new code side by side on one database, under load, across every migration.
 
-    python -m tests.reliability.upgrade [--rows 3000000] [--seconds 5]     (needs git and the whole history)
+    python -m tests.reliability.upgrade [--rows 3000000] [--seconds 5]     (needs nginx)
 
-The code of a revision is the last commit before the next one came.
+The old code of a migration comes from git: it is the last commit before the migration was added. A migration
+of this program's own, after the newest, is tested with the current code on both sides.
 """
 
 import argparse
 import asyncio
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -16,116 +18,197 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import psycopg
 
-from tests.support.deployment import ROOT, Deployment
-
-from .common import (
-    Callers,
-    Verdict,
+from tests.reliability.common import (
+    Clients,
+    Report,
     counting_push_service,
     database_server,
-    put_in,
+    insert_subscriptions,
+    require_programs,
     scalar,
     slowest,
     start_worker,
     wait_until,
 )
+from tests.support.deployment import ROOT, Deployment
 
-VERSIONS = "migrations/versions"
-LONGEST_LOCK = 1.0  # seconds
-SENT_TO = 600  # subscriptions of the user who is sent to
+VERSIONS = Path("migrations") / "versions"
+CODE = ("pushapp", "migrations", "wsgi.py")
+MAX_LOCK_WAIT = 1.0  # seconds; PostgreSQL ends a request's statement after 1.3
+RECIPIENTS = 600
+
+TEST_REVISION = "9000"
+TEST_MIGRATION = '''"""A nullable column and its index."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = {revision!r}
+down_revision = {down_revision!r}
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("SET LOCAL lock_timeout = '900ms'")
+    op.add_column("push_subscriptions", sa.Column("note", sa.String(255), nullable=True))
+    with op.get_context().autocommit_block():
+        op.execute("CREATE INDEX CONCURRENTLY ix_push_subscriptions_note ON push_subscriptions (note, user_id)")
+'''
+
+
+class Upgrade(NamedTuple):
+    """A migration, and the sites before and after it; without an old site when git does not have its code."""
+
+    before: str
+    after: str
+    old: Deployment | None
+    new: Deployment
+
+    def __str__(self) -> str:
+        return f"{self.before} to {self.after}"
 
 
 def main() -> None:
-    """Go from each revision to the next."""
+    """Test each migration in turn."""
     parser = argparse.ArgumentParser(prog="python -m tests.reliability.upgrade")
     parser.add_argument("--rows", type=int, default=3_000_000)
-    parser.add_argument("--seconds", type=float, default=5, help="of load before and after each step")
+    parser.add_argument("--seconds", type=float, default=5, help="of load before and after each migration")
     options = parser.parse_args()
-    verdict = Verdict()
-    revisions = sorted(path.name[:4] for path in (ROOT / VERSIONS).glob("[0-9]*.py"))
+    require_programs("nginx")
+    report = Report()
     with (
         database_server("max_wal_size=4GB") as (server, folder),
         counting_push_service(folder) as (origin, log),
     ):
         url = server.create_database("upgraded")
-        trusted = {"FLASK_PUSH_TRUSTED_PUSH_SERVICES": f'["{origin}"]'}
-        sites = {one: Deployment(url, folder, root=code_of(one, folder), **trusted) for one in revisions}
-        for site in sites.values():
-            site.environment = sites[revisions[0]].environment
-        sites[revisions[0]].flask("db", "upgrade", revisions[0])
-        put_in(url, options.rows, "https://push.example.net/old/", users=max(options.rows // 3, 1))
-        for before, after in pairwise(revisions):
-            asyncio.run(step(sites[before], sites[after], before, after, options.seconds, verdict))
-            if before >= "0002":
-                send_from_both(sites[before], sites[after], f"{before} and {after}", origin, log, verdict)
-    verdict.end()
+        current = Deployment(url, folder, FLASK_PUSH_TRUSTED_PUSH_SERVICES=f'["{origin}"]')
+        upgrades = plan_upgrades(current, folder)
+        current.flask("db", "upgrade", upgrades[0].before)
+        insert_subscriptions(
+            url, options.rows, "https://push.example.net/old/", users=max(options.rows // 3, 1)
+        )
+        for upgrade in upgrades:
+            if upgrade.old is None:
+                report.figure(f"{upgrade}: not tested side by side", "git does not have the old code")
+                upgrade.new.flask("db", "upgrade", upgrade.after)
+            else:
+                asyncio.run(migrate_under_load(upgrade, upgrade.old, options.seconds, report))
+                send_from_both(upgrade, upgrade.old, origin, log, report)
+    report.finish()
 
 
-def code_of(revision: str, folder: Path) -> Path:
-    """Return a folder with the last code that had this revision as its newest."""
-    own, following = (
-        git("log", "--format=%H", "--diff-filter=A", "--", f"{VERSIONS}/{int(revision) + more:04}_*.py")
-        for more in (0, 1)
+def plan_upgrades(current: Deployment, folder: Path) -> list[Upgrade]:
+    """Return the upgrades between the project's revisions, and to the test's own revision."""
+
+    def site(root: Path) -> Deployment:
+        deployment = Deployment(current.environment["DATABASE_URL"], folder, root=root)
+        deployment.environment = current.environment
+        return deployment
+
+    files = sorted((ROOT / VERSIONS).glob("[0-9]*.py"))
+    codes = [code_before(file, following, folder) for file, following in pairwise(files)] + [ROOT]
+    sites = [site(code) if code else None for code in codes]
+    revisions = [file.name[:4] for file in files]
+    upgrades = [
+        Upgrade(before, after, old, new or current)
+        for (before, after), (old, new) in zip(pairwise(revisions), pairwise(sites), strict=True)
+    ]
+    test_site = site(code_with_test_revision(revisions[-1], folder))
+    return [*upgrades, Upgrade(revisions[-1], TEST_REVISION, sites[-1], test_site)]
+
+
+def code_before(file: Path, following: Path, folder: Path) -> Path | None:
+    """Return a folder with the last code whose newest migration was `file`, or None if git has no such code."""
+    added = git(
+        "log", "--max-count=1", "--format=%H", "--diff-filter=A", "--", f"{VERSIONS / following.name}"
     )
-    if following in ("", own):  # nothing has come after it, or nothing but what came together with it
-        return ROOT
-    target = folder / f"code{revision}"
+    if added is None:
+        return None
+    commit = f"{added.decode().strip()}^" if added.strip() else "HEAD"  # it may not be committed yet
+    archive = git("archive", commit, *CODE)
+    if archive is None:
+        return None
+    target = folder / f"code_{file.stem}"
     target.mkdir()
-    archive = subprocess.run(
-        ["git", "archive", f"{following.strip()}^"], cwd=ROOT, check=True, capture_output=True
-    ).stdout
     subprocess.run(["tar", "-x", "-C", target], input=archive, check=True)
+    has_both = (target / VERSIONS / following.name).exists()
+    return target if (target / VERSIONS / file.name).exists() and not has_both else None
+
+
+def git(*arguments: str) -> bytes | None:
+    """Return the output of git, or None when it fails: without git, its history, or a part of it."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout
+
+
+def code_with_test_revision(newest: str, folder: Path) -> Path:
+    """Return a folder with the current code and the test's migration."""
+    target = folder / f"code_{TEST_REVISION}"
+    target.mkdir()
+    for name in CODE:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, target)
+    migration = TEST_MIGRATION.format(revision=TEST_REVISION, down_revision=newest)
+    (target / VERSIONS / f"{TEST_REVISION}_test.py").write_text(migration)
     return target
 
 
-def git(*arguments: str) -> str:
-    """Return what git prints."""
-    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-
-
-async def step(
-    old: Deployment, new: Deployment, before: str, after: str, seconds: float, verdict: Verdict
-) -> None:
-    """Migrate under the old code's load, let both codes serve, and stop the old."""
-    name = f"{before} to {after}"
-    with ExitStack() as stack:
+async def migrate_under_load(upgrade: Upgrade, old: Deployment, seconds: float, report: Report) -> None:
+    """Migrate under load on the old code, then load both."""
+    new = upgrade.new
+    with ExitStack() as stack, watched_locks(old.environment["DATABASE_URL"]) as waits:
         stack.enter_context(old.gunicorn(stdout=subprocess.DEVNULL))
-        with watched_locks(old.environment["DATABASE_URL"]) as waits:
-            on_old = Callers(old)
-            await on_old.start(8)
-            await asyncio.sleep(seconds)
-            began = time.monotonic()
-            await asyncio.to_thread(new.flask, "db", "upgrade", after)
-            took = time.monotonic() - began
-            during = [one for one in on_old.answers if one.began + one.seconds > began]
-            if new.root != old.root:
-                stack.enter_context(new.gunicorn(stdout=subprocess.DEVNULL))
-            on_new = Callers(new if new.root != old.root else old)
-            await on_new.start(8)
-            await asyncio.sleep(seconds)
-            await on_old.stop()
-            await on_new.stop()
-    statuses = on_old.statuses() + on_new.statuses()
-    verdict.promise(
-        f"{name}: answers of old and new code side by side", dict(statuses), set(statuses) == {200}
-    )
-    longest = max(waits, default=0.0)
-    verdict.promise(
-        f"{name}: longest wait for a lock on the table, seconds (migrated in {took:.1f} s,"
-        f" slowest answer meanwhile {slowest(during):.2f} s)", f"{longest:.2f}", longest < LONGEST_LOCK,
+        on_old = Clients(old)
+        await on_old.start(8)
+        await asyncio.sleep(seconds)
+        started_at = time.monotonic()
+        await asyncio.to_thread(new.flask, "db", "upgrade", upgrade.after)
+        duration = time.monotonic() - started_at
+        during = [
+            response for response in on_old.responses if response.started_at + response.seconds > started_at
+        ]
+        # In a thread: the event loop has to serve the clients meanwhile.
+        await asyncio.to_thread(stack.enter_context, new.gunicorn(stdout=subprocess.DEVNULL))
+        on_new = Clients(new)
+        await on_new.start(8)
+        await asyncio.sleep(seconds)
+        await on_old.stop()
+        await on_new.stop()
+    statuses = on_old.statuses(), on_new.statuses()
+    report.guarantee(
+        f"{upgrade}: responses of the old code and of the new are 200", tuple(map(dict, statuses)),
+        all(set(counts) == {200} for counts in statuses),
     )  # fmt: skip
+    longest = max(waits, default=0.0)
+    report.guarantee(
+        f"{upgrade}: longest wait of a request for a lock, seconds (limit {MAX_LOCK_WAIT:.0f})",
+        f"{longest:.2f}", bool(waits) and longest < MAX_LOCK_WAIT,
+    )  # fmt: skip
+    report.figure(
+        f"{upgrade}: duration of the migration, and slowest response meanwhile, seconds",
+        f"{duration:.1f}, {slowest(during):.2f}",
+    )
 
 
 @contextmanager
 def watched_locks(url: str) -> Iterator[list[float]]:
-    """Watch how long anybody waits for a lock on the table; yields the waits, in seconds."""
+    """Watch how long requests wait for a lock on the table; yield the waits, in seconds."""
     waits: list[float] = []
     stop = threading.Event()
+    # The lock modes of SELECT and of writes: the migration's own locks are stronger, and may wait.
     query = b"""SELECT extract(epoch FROM max(clock_timestamp() - waitstart)) FROM pg_locks
-        WHERE NOT granted AND relation = 'push_subscriptions'::regclass"""
+        WHERE NOT granted AND relation = 'push_subscriptions'::regclass
+        AND mode IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock')"""
 
     def watch() -> None:
         with psycopg.connect(url, autocommit=True) as connection:
@@ -142,30 +225,28 @@ def watched_locks(url: str) -> Iterator[list[float]]:
         thread.join()
 
 
-def send_from_both(
-    old: Deployment, new: Deployment, name: str, origin: str, log: Path, verdict: Verdict
-) -> None:
-    """Send from both codes while workers of both work."""
+def send_from_both(upgrade: Upgrade, old: Deployment, origin: str, log: Path, report: Report) -> None:
+    """Send a message from each code, with a worker of each running."""
     url = old.environment["DATABASE_URL"]
-    name_in_path = re.sub(r"\W+", "-", name)
+    path = re.sub(r"\W+", "-", str(upgrade))
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DELETE FROM push_subscriptions WHERE user_id = 'user 0'")
-    put_in(url, SENT_TO, f"{origin}/{name_in_path}/", users=1)
-    workers = [start_worker(site) for site in (old, new)]
+    insert_subscriptions(url, RECIPIENTS, f"{origin}/{path}/", users=1)
+    workers = [start_worker(site) for site in (old, upgrade.new)]
     try:
-        for site in (old, new):
-            site.flask("push", "send", "user 0", "--title", "Hello")
-        done = "SELECT count(*) FROM push_batches"
-        wait_until(lambda: scalar(url, done) == 0, 60)
+        for site in (old, upgrade.new):
+            site.flask("push", "send", "user 0", "--title", "Hello", check=False)  # counted below
+        wait_until(lambda: scalar(url, "SELECT count(*) FROM push_batches") == 0, 60)
     finally:
         for worker in workers:
             worker.terminate()
             worker.wait(30)
-    reached = Counter(line for line in log.read_text().splitlines() if f"/{name_in_path}/" in line)
-    often = Counter(reached.values())
-    verdict.promise(
-        f"{name} send: each of {SENT_TO} browsers reached so often", dict(often), often == {2: SENT_TO}
-    )
+    reached = Counter(line for line in log.read_text().splitlines() if f"/{path}/" in line)
+    messages = Counter(reached.values())
+    report.guarantee(
+        f"{upgrade}: recipients by messages received, of {RECIPIENTS} that are sent 2", dict(messages),
+        messages == {2: RECIPIENTS},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`flask push send` and `flask push worker` as processes: stopped, killed, and without their database."""
+"""`flask push send` and `flask push worker`: shutdown, crashes, and database outages."""
 
 import os
 import signal
@@ -16,25 +16,19 @@ import psycopg
 import pytest
 from flask import Flask
 
-from pushapp import create_app
+from pushapp import EVERYONE, create_app
 from pushapp.extensions import db
 from tests.conftest import SETTINGS, migrate, signed_in
+from tests.support.deployment import ROOT
+from tests.support.http import post
 from tests.support.postgresql import PostgreSQL
 from tests.support.push_server import PushServer
-from tests.web.test_http import post
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
-    server = PostgreSQL(tmp_path_factory.mktemp("queue"), "fsync=off")
-    yield server
-    server.stop()
+from tests.support.sending import counts, drain, enqueue, execute, queued_only, status
+from tests.support.waiting import wait_until
 
 
 class Site:
-    """A database, and the commands that work on it."""
+    """A database, an application on it, and the commands of another process."""
 
     def __init__(self, url: str, folder: Path, push_server: PushServer):
         self.folder, self.push_server = folder, push_server
@@ -56,7 +50,7 @@ class Site:
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             self.command(*arguments), cwd=self.folder, env=self.environment, capture_output=True, text=True,
-            timeout=120,
+            timeout=120, check=False,
         )  # fmt: skip
 
     @contextmanager
@@ -78,6 +72,15 @@ class Site:
         return bodies
 
 
+def wait_for_line(worker: "subprocess.Popen[str]", text: str, seconds: float = 40) -> None:
+    """Wait until a worker logs a line that contains `text`."""
+    timer = threading.Timer(seconds, worker.kill)
+    timer.start()
+    assert worker.stderr is not None
+    assert any(text in line for line in iter(worker.stderr.readline, ""))
+    timer.cancel()
+
+
 @pytest.fixture
 def make_site(tmp_path: Path, push_server: PushServer) -> Iterator[Callable[[str], Site]]:
     sites = []
@@ -93,8 +96,8 @@ def make_site(tmp_path: Path, push_server: PushServer) -> Iterator[Callable[[str
 
 
 @pytest.fixture
-def site(make_site: Callable[[str], Site], fragile: PostgreSQL) -> Site:
-    return make_site(fragile.url())
+def site(make_site: Callable[[str], Site], fragile_url: str) -> Site:
+    return make_site(fragile_url)
 
 
 def test_a_message_is_sent_from_the_shell_on_sqlite(
@@ -105,11 +108,11 @@ def test_a_message_is_sent_from_the_shell_on_sqlite(
     done = site.run("send", "user 0", "--title", "Grüße 🎉", "--body", "B", "--navigate", "/x", "--ttl", "60")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "Message 1: 1 sent, 0 gone, 0 failed, 0 queued.\n"
-    (push,) = push_server.to(body)
+    (push,) = push_server.pushes_to(body)
     assert push.message["notification"] == {"title": "Grüße 🎉", "body": "B", "navigate": "/x"}
-    refusal = site.run("worker")
-    assert refusal.returncode != 0
-    assert "the queue needs PostgreSQL" in refusal.stderr
+    rejected = site.app.test_cli_runner().invoke(args=["push", "worker"])
+    assert rejected.exit_code != 0
+    assert "the queue needs PostgreSQL" in rejected.stderr
 
 
 def test_a_message_is_queued_from_the_shell_on_postgresql(site: Site, push_server: PushServer) -> None:
@@ -117,9 +120,9 @@ def test_a_message_is_queued_from_the_shell_on_postgresql(site: Site, push_serve
     done = site.run("send", "--everyone", "--title", "x", "--urgency", "high", "--topic", "t")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "Message 1: 0 sent, 0 gone, 0 failed, 3 queued.\n"
-    worked = site.run("worker", "--drain")
-    assert worked.returncode == 0, worked.stderr
-    assert "message 1, batch 2: 3 sent" in worked.stderr
+    worker = site.run("worker", "--drain")
+    assert worker.returncode == 0, worker.stderr
+    assert "message 1, batch 2: 3 sent" in worker.stderr
     assert len(push_server.pushes) == 3
 
 
@@ -135,7 +138,7 @@ def test_a_message_is_queued_from_the_shell_on_postgresql(site: Site, push_serve
         (["alice", "--body", "x" * 4_000], "at most 3993 bytes"),
     ],
 )
-def test_a_wrong_command_is_told_so(
+def test_invalid_arguments_are_a_usage_error(
     make_app: Callable[..., Flask], arguments: list[str], message: str
 ) -> None:
     runner = make_app().test_cli_runner()
@@ -144,94 +147,121 @@ def test_a_wrong_command_is_told_so(
     assert message in done.stderr
 
 
-def test_a_title_is_needed(make_app: Callable[..., Flask]) -> None:
+def test_a_title_is_required(make_app: Callable[..., Flask]) -> None:
     done = make_app().test_cli_runner().invoke(args=["push", "send", "alice"])
     assert "--title" in done.stderr
 
 
-def test_a_worker_lets_what_is_in_flight_finish(site: Site, push_server: PushServer) -> None:
+def test_sigterm_lets_messages_in_flight_finish(site: Site, push_server: PushServer) -> None:
     bodies = site.subscribe(40)
-    started, go_on = threading.Event(), threading.Event()
+    received, respond = threading.Event(), threading.Event()
 
-    def wait() -> None:
-        started.set()
-        go_on.wait(10)
+    def hold_response() -> None:
+        received.set()
+        respond.wait(10)
 
-    push_server.before_answer = wait
-    site.run("send", "--everyone", "--title", "x")
+    push_server.before_response = hold_response
+    enqueue(site.app, EVERYONE)
     with site.worker() as worker:
-        assert started.wait(20)
+        assert received.wait(20)
         worker.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
-        assert worker.poll() is None
-        go_on.set()
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker.wait(0.3)
+        respond.set()
         assert worker.wait(20) == 0
-    assert Counter(push.path for push in push_server.pushes).total() == len(bodies)
-    assert site.run("worker", "--drain").returncode == 0
+    assert len(push_server.pushes) == len(bodies)
+    drain(site.app)
     assert len(push_server.pushes) == len(bodies)
 
 
-def test_what_a_killed_worker_had_in_hand_is_taken_up(site: Site, push_server: PushServer) -> None:
+@queued_only
+def test_a_stalled_job_is_retried(app: Flask, push_server: PushServer) -> None:
+    post(signed_in(app, "alice"), push_server.subscription())
+    message_id = enqueue(app, "alice")
+    execute(
+        app,
+        "WITH worker AS (INSERT INTO push_queue.procrastinate_workers (last_heartbeat)"
+        " VALUES (now() - interval '1 minute') RETURNING id)"
+        " UPDATE push_queue.procrastinate_jobs SET status = 'doing', worker_id = (SELECT id FROM worker)",
+    )
+    drain(app)
+    assert counts(status(app, message_id)) == (1, 0, 0)
+
+
+@queued_only
+def test_a_job_of_a_worker_with_a_recent_heartbeat_is_not_retried(
+    app: Flask, push_server: PushServer
+) -> None:
+    post(signed_in(app, "alice"), push_server.subscription())
+    message_id = enqueue(app, "alice")
+    execute(
+        app,
+        "WITH worker AS (INSERT INTO push_queue.procrastinate_workers DEFAULT VALUES RETURNING id)"
+        " UPDATE push_queue.procrastinate_jobs SET status = 'doing', worker_id = (SELECT id FROM worker)",
+    )
+    drain(app)
+    assert status(app, message_id).state == "queued"
+    assert push_server.requests == 0
+
+
+@pytest.mark.slow
+def test_batches_in_flight_of_a_killed_worker_are_retried(site: Site, push_server: PushServer) -> None:
     bodies = site.subscribe(1_000)
-    push_server.before_answer = lambda: time.sleep(0.05)
-    site.run("send", "--everyone", "--title", "x")
+    push_server.before_response = lambda: time.sleep(0.05)
+    enqueue(site.app, EVERYONE)
     for _ in range(2):
-        before = len(push_server.pushes)
+        expected = len(push_server.pushes) + 100
         with site.worker("--concurrency", "1") as worker:
-            deadline = time.monotonic() + 60
-            while len(push_server.pushes) < before + 100:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            wait_until(lambda expected=expected: len(push_server.pushes) >= expected, 60)
             worker.kill()
-    push_server.before_answer = lambda: None
+    push_server.before_response = lambda: None
     with site.worker() as worker:
-        deadline = time.monotonic() + 90
-        while len({push.path for push in push_server.pushes}) < len(bodies):
-            assert time.monotonic() < deadline, len(push_server.pushes)
-            time.sleep(0.1)
+        wait_until(lambda: len({push.path for push in push_server.pushes}) == len(bodies), 90)
         worker.send_signal(signal.SIGTERM)
         worker.wait(20)
-    status = site.app.test_cli_runner().invoke(args=["push", "worker", "--drain"])
-    assert status.exit_code == 0, status.stderr
-    often = Counter(push.path for push in push_server.pushes)
-    assert len(often) == len(bodies)
-    assert sum(number - 1 for number in often.values()) <= 2 * 250  # what each had in flight: one slice
+    drained = site.app.test_cli_runner().invoke(args=["push", "worker", "--drain"])
+    assert drained.exit_code == 0, drained.stderr
+    deliveries = Counter(push.path for push in push_server.pushes)
+    assert len(deliveries) == len(bodies)
+    # Each killed worker had one batch in flight.
+    assert sum(number - 1 for number in deliveries.values()) <= 2 * 250
     with psycopg.connect(site.environment["DATABASE_URL"]) as connection:
-        counted = connection.execute("SELECT outcome, sum(count)::int FROM push_outcomes GROUP BY outcome")
-        assert counted.fetchall() == [("sent", len(bodies))]
+        outcomes = connection.execute("SELECT outcome, sum(count)::int FROM push_outcomes GROUP BY outcome")
+        assert outcomes.fetchall() == [("sent", len(bodies))]
 
 
-def test_a_worker_waits_for_its_database(site: Site, push_server: PushServer, fragile: PostgreSQL) -> None:
+def test_a_worker_reconnects_after_an_outage(
+    site: Site, push_server: PushServer, fragile: PostgreSQL
+) -> None:
     site.subscribe(3)
     with site.worker() as worker:
-        site.run("send", "user 0", "--title", "before")
-        wait_for(lambda: len(push_server.pushes) == 1)
+        enqueue(site.app, "user 0")
+        wait_until(lambda: len(push_server.pushes) == 1)
         fragile.kill()
-        time.sleep(1)
+        wait_for_line(worker, "database unavailable")
         fragile.start()
-        done = site.run("send", "user 1", "--title", "after")
-        assert done.returncode == 0, done.stderr
-        wait_for(lambda: len(push_server.pushes) == 2)
+        enqueue(site.app, "user 1")
+        wait_until(lambda: len(push_server.pushes) == 2)
         assert worker.poll() is None
 
 
-def test_a_worker_that_starts_before_its_database_works_when_it_comes(
+def test_a_worker_started_during_an_outage_waits_for_the_database(
     site: Site, push_server: PushServer, fragile: PostgreSQL
 ) -> None:
     site.subscribe(1)
-    site.run("send", "user 0", "--title", "before")
+    enqueue(site.app, "user 0")
     fragile.kill()
     with site.worker() as worker:
         assert worker.stderr is not None
         for _ in range(2):
             assert "database unavailable" in worker.stderr.readline()
         fragile.start()
-        wait_for(lambda: len(push_server.pushes) == 1)
+        wait_until(lambda: len(push_server.pushes) == 1)
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(20) == 0
 
 
-def test_what_was_sent_is_recorded_when_the_database_is_back(
+def test_outcomes_are_recorded_after_an_outage(
     site: Site, push_server: PushServer, fragile: PostgreSQL
 ) -> None:
     site.subscribe(20)
@@ -243,22 +273,10 @@ def test_what_was_sent_is_recorded_when_the_database_is_back(
                 fragile.kill()
                 killed.set()
 
-    push_server.before_answer = kill
-    site.run("send", "--everyone", "--title", "x")
+    push_server.before_response = kill
+    message_id = enqueue(site.app, EVERYONE)
     with site.worker():
-        wait_for(lambda: len(push_server.pushes) == 20 and killed.is_set())
+        wait_until(lambda: len(push_server.pushes) == 20 and killed.is_set())
         fragile.start()
-
-        def recorded() -> bool:
-            with psycopg.connect(fragile.url()) as connection:
-                return connection.execute("SELECT sum(count)::int FROM push_outcomes").fetchone() == (20,)
-
-        wait_for(recorded)
+        wait_until(lambda: status(site.app, message_id).sent == 20)
     assert len(push_server.pushes) == 20
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 40) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

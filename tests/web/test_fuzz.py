@@ -1,4 +1,4 @@
-"""Requests that nobody thought of: no input may end in a 5xx."""
+"""Property-based tests: no input may cause a 5xx. The slow ones have more examples, and all routes."""
 
 import json
 import subprocess
@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from pushapp import create_app
 from pushapp.extensions import db
-from tests.conftest import SETTINGS, signed_in
-from tests.support.openapi import ask, described_site
+from tests.conftest import SETTINGS, migrate, signed_in
+from tests.support.http import post_raw
+from tests.support.openapi import openapi_site, run_schemathesis
 from tests.support.push_server import PushServer
 from tests.support.subscriptions import subscription
 
@@ -47,53 +48,99 @@ BODIES = st.fixed_dictionaries(
 )
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def anybody(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[FlaskClient]:
-    url = request.getfixturevalue(f"migrated_{request.param}")
-    app = create_app(
-        SETTINGS | {"SQLALCHEMY_DATABASE_URI": url, "PUSH_API_TOKENS": ["token"]},
-        instance_path=str(tmp_path_factory.mktemp("fuzz")),
-    )
-    yield signed_in(app, "anybody")
+BYTES = st.binary(max_size=300) | st.text(max_size=300).map(str.encode)
+HEADERS = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=";"), max_size=80)
+FAST, SLOW = 60, 400  # examples
+
+slow = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=slow)])
+def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
+    """A signed-in browser, on a database of this module."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    if request.param == "sqlite":
+        url = f"sqlite:///{folder}/fuzz.db"
+    else:
+        url = request.getfixturevalue("server").create_database("fuzz")
+    migrate(url, folder)
+    settings = SETTINGS | {"SQLALCHEMY_DATABASE_URI": url, "PUSH_API_TOKENS": ["token"]}
+    app = create_app(settings, instance_path=str(folder))
+    yield signed_in(app, "fuzzer")
     with app.app_context():
         db.engine.dispose()
 
 
-@pytest.mark.parametrize("path", ["/push/subscribe", "/push/unsubscribe"])
-@settings(max_examples=300)
-@given(body=BODIES | VALUES)
-def test_no_body_is_too_much(anybody: FlaskClient, path: str, body: Any) -> None:
-    response = anybody.post(path, data=json.dumps(body), content_type="application/json")
+def check_body(client: FlaskClient, path: str, body: Any) -> None:
+    response = client.post(path, data=json.dumps(body), content_type="application/json")
     assert response.status_code in (200, 422), response.text
     assert response.status_code == 200 or response.json["errors"]["json"]
 
 
-@settings(max_examples=200)
-@given(data=st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
-def test_no_bytes_are_too_much(anybody: FlaskClient, data: bytes) -> None:
-    response = anybody.post("/push/subscribe", data=data, content_type="application/json")
+def check_bytes(client: FlaskClient, data: bytes) -> None:
+    response = post_raw(client, data)
     assert response.status_code in (400, 422), response.text
 
 
-@settings(max_examples=200)
-@given(text=st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=";"), max_size=80))
-def test_no_cookie_and_no_header_is_too_much(anybody: FlaskClient, text: str) -> None:
-    nobody = anybody.application.test_client()
-    nobody.set_cookie("access_token", text)
-    assert nobody.get("/push/subscriptions").status_code == 401
-    headers = {"Origin": text, "Sec-Fetch-Mode": text, "Host": "localhost"}
-    assert anybody.delete("/push/subscriptions/1", headers=headers).status_code in (400, 403)
+def check_headers(client: FlaskClient, value: str) -> None:
+    unauthenticated = client.application.test_client()
+    unauthenticated.set_cookie("access_token", value)
+    assert unauthenticated.get("/push/subscriptions").status_code == 401
+    headers = {"Origin": value, "Sec-Fetch-Mode": value, "Host": "localhost"}
+    assert client.delete("/push/subscriptions/1", headers=headers).status_code in (400, 403)
 
 
+@pytest.mark.parametrize("path", ["/push/subscribe", "/push/unsubscribe"])
+@settings(max_examples=FAST)
+@given(body=BODIES | VALUES)
+def test_any_json_body_is_stored_or_rejected(client: FlaskClient, path: str, body: Any) -> None:
+    check_body(client, path, body)
+
+
+@settings(max_examples=FAST)
+@given(data=BYTES)
+def test_any_bytes_are_rejected(client: FlaskClient, data: bytes) -> None:
+    check_bytes(client, data)
+
+
+@settings(max_examples=FAST)
+@given(value=HEADERS)
+def test_any_cookie_or_header_is_rejected(client: FlaskClient, value: str) -> None:
+    check_headers(client, value)
+
+
+@slow
+@settings(max_examples=SLOW)
+@given(body=BODIES | VALUES, path=st.sampled_from(["/push/subscribe", "/push/unsubscribe"]))
+def test_more_json_bodies(client: FlaskClient, path: str, body: Any) -> None:
+    check_body(client, path, body)
+
+
+@slow
+@settings(max_examples=SLOW)
+@given(data=BYTES)
+def test_more_bytes(client: FlaskClient, data: bytes) -> None:
+    check_bytes(client, data)
+
+
+@slow
+@settings(max_examples=SLOW)
+@given(value=HEADERS)
+def test_more_cookies_and_headers(client: FlaskClient, value: str) -> None:
+    check_headers(client, value)
+
+
+@slow
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_every_route_does_what_its_description_says(
+def test_every_route_conforms_to_its_description(
     request: pytest.FixtureRequest, tmp_path: Path, push_server: PushServer, database: str
 ) -> None:
-    url = request.getfixturevalue(f"migrated_{database}")
-    site = described_site(url, tmp_path, push_server.origin)
+    url = f"sqlite:///{tmp_path}/openapi.db"
+    if database == "postgresql":
+        url = request.getfixturevalue("server").create_database(tmp_path.name)
+    migrate(url, tmp_path)
+    site = openapi_site(url, tmp_path, push_server.origin)
     with site.gunicorn(stdout=subprocess.DEVNULL):
-        done = ask(site, push_server.origin, "--generation-deterministic")
+        done = run_schemathesis(site, push_server.origin, "--generation-deterministic")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Tested: 11" in done.stdout

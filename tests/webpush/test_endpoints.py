@@ -1,4 +1,4 @@
-"""Which endpoints are agreed to: no database needed."""
+"""Validation of endpoints and origins; no database."""
 
 from ipaddress import ip_address
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushapp.webpush.endpoints import check_endpoint, is_public_address, parse_origin
-from tests.support.invalid_input import REFUSED_HOSTS, REFUSED_URLS
+from tests.support.invalid_input import INVALID_HOSTS, INVALID_URLS
 
 TRUSTED = ["http://127.0.0.1:8765", "https://push.internal"]
 
@@ -29,19 +29,19 @@ TRUSTED = ["http://127.0.0.1:8765", "https://push.internal"]
         "https://push.example.com/127.0.0.1/@localhost/\\x",
     ],
 )
-def test_an_endpoint_of_a_public_push_service_is_agreed_to(endpoint: str) -> None:
+def test_an_endpoint_of_a_public_push_service_is_allowed(endpoint: str) -> None:
     check_endpoint(endpoint)
 
 
-@pytest.mark.parametrize("host", REFUSED_HOSTS)
-def test_a_host_that_is_not_public_is_refused(host: str) -> None:
+@pytest.mark.parametrize("host", INVALID_HOSTS)
+def test_a_host_that_is_not_public_is_rejected(host: str) -> None:
     for path in ("/x", "", "?x", "#x"):
         with pytest.raises(ValueError, match=r"^Must "):
             check_endpoint(f"https://{host}{path}")
 
 
-@pytest.mark.parametrize("endpoint", REFUSED_URLS)
-def test_what_is_no_https_url_is_refused(endpoint: str) -> None:
+@pytest.mark.parametrize("endpoint", INVALID_URLS)
+def test_an_invalid_https_url_is_rejected(endpoint: str) -> None:
     with pytest.raises(ValueError, match=r"^Must "):
         check_endpoint(endpoint)
 
@@ -59,7 +59,7 @@ def test_an_endpoint_may_have_2048_characters() -> None:
         "https://push.internal:443",
     ],
 )
-def test_a_trusted_push_service_is_let_through(endpoint: str) -> None:
+def test_a_trusted_push_service_is_allowed(endpoint: str) -> None:
     check_endpoint(endpoint, TRUSTED)
 
 
@@ -69,7 +69,7 @@ def test_a_trusted_push_service_is_let_through(endpoint: str) -> None:
      "https://x.push.internal/", "http://127.0.0.1:8765@evil.internal/", "http://127.0.0.1:8765 /x",
      "http://user@127.0.0.1:8765/", "http://2130706433:8765/x"],
 )  # fmt: skip
-def test_trust_is_in_one_origin_and_no_other(endpoint: str) -> None:
+def test_trust_is_limited_to_the_origin(endpoint: str) -> None:
     with pytest.raises(ValueError, match=r"^Must "):
         check_endpoint(endpoint, TRUSTED)
 
@@ -82,7 +82,7 @@ def test_trust_is_in_one_origin_and_no_other(endpoint: str) -> None:
         ("http://127.0.0.1:8765", "http://127.0.0.1:8765"),
     ],
 )
-def test_an_origin_has_one_spelling(text: str, origin: str) -> None:
+def test_an_origin_is_normalized(text: str, origin: str) -> None:
     assert parse_origin(text) == origin
 
 
@@ -99,12 +99,12 @@ def test_an_origin_has_one_spelling(text: str, origin: str) -> None:
         1,
     ],
 )
-def test_what_is_no_origin_is_said_so(text: object) -> None:
+def test_an_invalid_origin_is_rejected(text: object) -> None:
     with pytest.raises(ValueError, match="is not an origin"):
         parse_origin(text)
 
 
-def test_a_nat64_address_is_what_it_carries() -> None:
+def test_a_nat64_address_is_checked_by_its_embedded_address() -> None:
     assert is_public_address(ip_address("64:ff9b::8.8.8.8"))
     assert not is_public_address(ip_address("64:ff9b::192.168.0.1"))
 
@@ -112,17 +112,17 @@ def test_a_nat64_address_is_what_it_carries() -> None:
 @given(
     st.text(max_size=80) | st.from_regex(r"https?://[\[\]a-z0-9.:%@\\-]{0,40}[/?#]?.{0,9}", fullmatch=True)
 )
-def test_any_text_is_agreed_to_or_refused_with_a_sentence(text: str) -> None:
-    refusal = ""
+def test_any_text_is_allowed_or_rejected_with_a_sentence(text: str) -> None:
+    message = ""
     try:
         check_endpoint(text)
     except ValueError as error:
-        refusal = str(error)
-    assert refusal.startswith("Must ") or text.lower().startswith("https://")
+        message = str(error)
+    assert message.startswith("Must ") or text.lower().startswith("https://")
 
 
 @given(st.ip_addresses(v=4))
-def test_an_ipv4_address_inside_an_ipv6_address_is_judged_the_same(address: object) -> None:
+def test_an_embedded_ipv4_address_is_checked_like_the_address_itself(address: object) -> None:
     public = is_public_address(address)  # type: ignore[arg-type]
     assert is_public_address(ip_address(f"::ffff:{address}")) == public
     assert is_public_address(ip_address(f"64:ff9b::{address}")) == public

@@ -1,4 +1,4 @@
-"""What is said: no network needed."""
+"""Push messages: payload, padding, TTL and validation; no network."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -24,25 +24,25 @@ def test_a_payload_is_a_declarative_push_message() -> None:
 @pytest.mark.parametrize(
     ("length", "padded"), [(1, 256), (200, 256), (256, 512), (900, 1024), (1_500, 2_048), (3_900, 3_993)]
 )
-def test_its_length_tells_little(length: int, padded: int) -> None:
+def test_a_payload_is_padded(length: int, padded: int) -> None:
     assert len(Message(title="x" * length).payload()) == padded
 
 
-def test_it_may_fill_a_push_message_and_no_more() -> None:
+def test_a_payload_has_at_most_the_length_of_a_push_message() -> None:
     overhead = len(json.dumps({"web_push": 8030, "notification": {"title": ""}}, separators=(",", ":")))
     assert len(Message(title="x" * (3_993 - overhead)).payload()) == 3_993
-    with pytest.raises(MessageError, match="3993 bytes") as refusal:
+    with pytest.raises(MessageError, match="3993 bytes") as rejection:
         Message(title="x" * (3_993 - overhead + 1))
-    assert refusal.value.field == "notification"
+    assert rejection.value.field == "notification"
 
 
-def test_a_ttl_over_28_days_is_28_days() -> None:
+def test_a_ttl_is_capped_at_28_days() -> None:
     assert Message(title="x", ttl=10**9).ttl == MAX_TTL == 28 * 24 * 60 * 60
     assert Message(title="x", ttl=0).ttl == 0
 
 
 @pytest.mark.parametrize(
-    ("member", "members"),
+    ("field", "fields"),
     [
         ("title", {"title": ""}),
         ("ttl", {"ttl": -1}),
@@ -64,20 +64,20 @@ def test_a_ttl_over_28_days_is_28_days() -> None:
         ("notification", {"data": float("nan")}),
     ],
 )
-def test_a_wrong_member_is_named(member: str, members: dict[str, Any]) -> None:
-    with pytest.raises(MessageError) as refusal:
-        Message(**{"title": "x"} | members)
-    assert refusal.value.field == member
+def test_an_invalid_field_is_reported(field: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(MessageError) as rejection:
+        Message(**{"title": "x"} | fields)
+    assert rejection.value.field == field
 
 
-def test_it_survives_being_kept_as_json() -> None:
+def test_a_message_is_restored_from_json() -> None:
     message = Message(
         title="x", actions=[{"action": "a", "title": "A"}], urgency=Urgency.HIGH, topic="t", ttl=5, data=[1]
     )
     assert Message.from_dict(json.loads(json.dumps(message.to_dict()))) == message
 
 
-def test_its_first_attempt_asks_for_the_whole_ttl_and_a_repeated_one_for_what_is_left() -> None:
+def test_the_first_attempt_has_the_whole_ttl_and_a_retry_the_remaining_one() -> None:
     message = Message(title="x", ttl=60)
     now = datetime.now(UTC)
     assert message.remaining_ttl(now - timedelta(seconds=20), attempts=0) == 60

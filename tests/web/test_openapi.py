@@ -1,0 +1,21 @@
+"""The OpenAPI description at /openapi.json."""
+
+import re
+from collections.abc import Callable
+
+from flask import Flask
+from flask.testing import FlaskClient
+
+
+def test_every_route_is_described(app: Flask, client: FlaskClient) -> None:
+    document = client.get("/openapi.json").json
+    assert document["openapi"].startswith("3.1")
+    routes = {re.sub("<.*:(.*)>", r"{\1}", rule.rule) for rule in app.url_map.iter_rules()}
+    assert set(document["paths"]) == routes - {"/openapi.json"}
+
+
+def test_two_applications_in_one_process_show_their_own_cookie(make_app: Callable[..., Flask]) -> None:
+    apps = {name: make_app(SESSION_COOKIE_NAME=name) for name in ("first", "second")}
+    for name, app in apps.items():
+        schemes = app.test_client().get("/openapi.json").json["components"]["securitySchemes"]
+        assert schemes["session"] == {"type": "apiKey", "in": "cookie", "name": name}

@@ -1,0 +1,40 @@
+"""VAPID tokens (RFC 8292)."""
+
+import time
+
+import pytest
+
+from pushapp.webpush.vapid import TOKEN_LIFETIME, Signer, generate_key_pair
+from tests.support.push_server import verify
+
+KEY_PAIR = generate_key_pair()
+SUBJECT = "mailto:webmaster@site.org"
+
+
+def test_each_origin_has_one_token() -> None:
+    signer = Signer(KEY_PAIR, SUBJECT)
+    first, repeated, other = (signer.authorization(f"https://{name}.net") for name in ("a", "a", "b"))
+    assert first == repeated
+    assert verify(first)["aud"] == "https://a.net"
+    assert verify(other)["aud"] == "https://b.net"
+
+
+def test_the_number_of_cached_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pushapp.webpush.vapid.MAX_TOKENS", 2)
+    signer = Signer(KEY_PAIR, SUBJECT)
+    first, second = (signer.authorization(f"https://{name}.net") for name in ("a", "b"))
+    assert (signer.authorization("https://a.net"), signer.authorization("https://b.net")) == (
+        first,
+        second,
+    )
+    signer.authorization("https://c.net")
+    assert signer.authorization("https://a.net") != first
+
+
+def test_a_token_is_replaced_before_it_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    signer = Signer(KEY_PAIR, SUBJECT)
+    first = signer.authorization("https://a.net")
+    now = time.time()
+    monkeypatch.setattr("pushapp.webpush.vapid.time.time", lambda: now + TOKEN_LIFETIME - 60)
+    assert signer.authorization("https://a.net") != first
+    assert verify(signer.authorization("https://a.net"))["exp"] > now + TOKEN_LIFETIME
