@@ -9,5 +9,5 @@ GUNICORN_APP_LOAD_ERROR = 4  # gunicorn exits instead of restarting its workers 
 try:
     app = create_app()
 except ConfigurationError as error:
-    print(f"pushapp: {error}", file=sys.stderr)
+    print(f"pushapp: {error.message}", file=sys.stderr)
     sys.exit(GUNICORN_APP_LOAD_ERROR)

@@ -1,44 +1,52 @@
-"""Runs the migrations on the database of the current Flask application."""
+"""Runs pushapp's migrations on the database of the current Flask application."""
 
 from logging.config import fileConfig
 
 from alembic import context
 from alembic.util import CommandError
-from flask import current_app
-from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import OperationalError
 
-fileConfig(context.config.config_file_name, disable_existing_loggers=False)
+from pushapp.database import engine, migration_connection
+from pushapp.extensions import db
+from pushapp.schema import VERSION_TABLE, reject_foreign_tables
 
 LOCK_NOT_AVAILABLE = "55P03"
 
-migrate = current_app.extensions["migrate"]
-options = {"target_metadata": migrate.db.metadata, **migrate.configure_args}
+if context.config.config_file_name and context.config.attributes.get("configure_logging", True):
+    fileConfig(context.config.config_file_name, disable_existing_loggers=False)
+
+OURS = {*db.metadata.tables, VERSION_TABLE}
+options = {
+    "target_metadata": db.metadata,
+    "version_table": VERSION_TABLE,
+    "render_as_batch": True,
+    "include_name": lambda name, kind, _parents: kind != "table" or name in OURS,
+}
 
 
 def run_offline() -> None:
     """Print the SQL instead of running it."""
-    context.configure(dialect_name=migrate.db.engine.dialect.name, literal_binds=True, **options)
+    context.configure(dialect_name=engine().dialect.name, literal_binds=True, **options)
     with context.begin_transaction():
         context.run_migrations()
 
 
 def run_online() -> None:
-    """Run on a connection of its own: a migration may take longer than a request may."""
-    engine = create_engine(migrate.db.engine.url, poolclass=NullPool)
+    """Run on a connection without the time-outs of requests."""
     try:
-        connection = engine.connect()
-    except OperationalError as error:
-        raise CommandError(f"database unavailable: {error.orig}") from None
-    with connection:
-        context.configure(connection=connection, **options)
-        try:
+        with migration_connection() as connection:
+            reject_foreign_tables(connection)
+            connection.rollback()
+            context.configure(connection=connection, **options)
             with context.begin_transaction():
                 context.run_migrations()
-        except OperationalError as error:
-            if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
-                raise
+            connection.commit()
+    except OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE:
             raise CommandError("lock timeout: a table is in use; retry later") from None
+        if error.statement is not None:
+            raise
+        raise CommandError(f"database unavailable: {error.orig}") from None
 
 
 if context.is_offline_mode():

@@ -1,6 +1,6 @@
 """Web Push subscriptions and notifications for Flask."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flask import Flask
@@ -13,6 +13,7 @@ from .sending.outbox import send
 from .web import errors
 from .webpush.message import Message, MessageError, Urgency
 
+__version__ = "0.2.0"
 __all__ = ["EVERYONE", "ConfigurationError", "Message", "MessageError", "Urgency"]
 __all__ += ["create_app", "init_app", "send"]
 
@@ -32,19 +33,45 @@ def create_app(settings: Mapping[str, Any] | None = None, *, instance_path: str 
     return app
 
 
-def init_app(app: Flask) -> None:
-    """Register the `/push` routes and the `flask push` commands on a Flask application.
+def init_app(
+    app: Flask,
+    *,
+    user_id: Callable[[], object] | None = None,
+    url_prefix: str = "/push",
+    cli_group: str = "push",
+) -> None:
+    """Register the routes below `url_prefix` and the commands `flask CLI_GROUP` on a Flask application.
 
-    Initialize your own Flask-SQLAlchemy object first, if you have one: pushapp uses it.
-    Raises ConfigurationError when a setting is missing or invalid.
+    `user_id` returns the id of the signed-in user, or None; without it the session's
+    `PUSH_SESSION_USER_KEY` is the id. Initialize your own Flask-SQLAlchemy object first, if you have one.
+    Raises ConfigurationError when a setting is missing or invalid, or a name is taken.
     """
-    _init_app(app, with_health=False)
+    _init_app(app, user_id=user_id, url_prefix=url_prefix, cli_group=cli_group)
 
 
-def _init_app(app: Flask, *, with_health: bool) -> None:
+def _init_app(
+    app: Flask,
+    *,
+    user_id: Callable[[], object] | None = None,
+    url_prefix: str = "/push",
+    cli_group: str = "push",
+    with_health: bool = False,
+) -> None:
+    _reject_taken_names(app, cli_group)
     config.load_push_config(app)
     extensions.init_app(app)
     with app.app_context():
         config.load_vapid_signer(app, on_sqlite=engine().dialect.name == "sqlite")
-    web.init_app(app, with_health=with_health)
-    app.cli.add_command(cli.push)
+    web.init_app(app, user_id=user_id, url_prefix=url_prefix, with_health=with_health)
+    app.cli.add_command(cli.push, name=cli_group)
+
+
+def _reject_taken_names(app: Flask, cli_group: str) -> None:
+    if web.BLUEPRINT_NAME in app.blueprints:
+        raise ConfigurationError(
+            "the application has a blueprint named pushapp: call init_app once, or rename yours"
+        )
+    if cli_group in app.cli.commands:
+        raise ConfigurationError(
+            f"the application has a command group named {cli_group}: pass init_app another name as cli_group"
+        )

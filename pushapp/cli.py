@@ -6,11 +6,12 @@ import sys
 from typing import Any
 
 import click
+from alembic import command
+from alembic.util import CommandError
 from flask import current_app
 from flask.cli import AppGroup, with_appcontext
 from flask.globals import app_ctx
 from flask.sessions import SecureCookieSessionInterface
-from flask_migrate import upgrade
 from procrastinate.exceptions import ConnectorException
 from psycopg import OperationalError
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,8 +19,8 @@ from werkzeug.serving import run_simple
 
 from . import demo as demo_site
 from . import subscriptions
-from .config import ConfigurationError
 from .database import engine, is_transient, summarize
+from .schema import alembic_config
 from .sending import outbox
 from .sending.audience import EVERYONE
 from .sending.worker import DEFAULT_CONCURRENCY, run_worker
@@ -39,11 +40,46 @@ class PushGroup(AppGroup):
             if not is_transient(error):
                 raise
             raise click.ClickException(
-                f"database unavailable, or without tables (flask db upgrade): {summarize(error)}"
+                f"database unavailable, or without tables (flask push db upgrade): {summarize(error)}"
             ) from None
+        except CommandError as error:
+            raise click.ClickException(str(error)) from None
 
 
 push = PushGroup("push", help="Manage Web Push subscriptions and messages.")
+
+
+@push.group("db", cls=PushGroup)
+def db_group() -> None:
+    """Migrate pushapp's tables; your own migrations neither see nor change them."""
+
+
+@db_group.command()
+@click.argument("revision", default="head")
+@click.option("--sql", is_flag=True, help="Print the SQL instead of running it.")
+def upgrade(revision: str, sql: bool) -> None:
+    """Upgrade to REVISION, by default to the newest."""
+    command.upgrade(alembic_config(), revision, sql=sql)
+
+
+@db_group.command()
+@click.argument("revision", default="-1")
+@click.option("--sql", is_flag=True, help="Print the SQL instead of running it.")
+def downgrade(revision: str, sql: bool) -> None:
+    """Downgrade to REVISION, by default to the previous; `base` deletes the tables and their data."""
+    command.downgrade(alembic_config(), revision, sql=sql)
+
+
+@db_group.command()
+def current() -> None:
+    """Print the database's revision."""
+    command.current(alembic_config())
+
+
+@db_group.command()
+def check() -> None:
+    """Check that the tables are as this version expects them."""
+    command.check(alembic_config())
 
 
 @push.command()
@@ -183,10 +219,7 @@ def demo(port: int) -> None:
     """Run the demo site on SQLite. Listens on localhost only."""
     app = app_ctx.app
     if not app.config["PUSH_DEMO"]:
-        try:
-            demo_site.init_app(app)
-        except ConfigurationError as error:
-            raise click.ClickException(str(error)) from None
-    upgrade()
+        demo_site.init_app(app)
+    command.upgrade(alembic_config(), "head")
     click.echo(f"Demo: http://127.0.0.1:{port}/ (Ctrl+C stops it)")
     run_simple("127.0.0.1", port, app, threaded=True)

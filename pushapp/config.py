@@ -1,30 +1,153 @@
 """Settings: defaults, sources, checks."""
 
+import json
 import os
 import secrets
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from difflib import get_close_matches
+from typing import Any, NamedTuple
 
+from click import ClickException
 from flask import Flask, current_app
 from sqlalchemy import make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 
+from .database import POOL_TIMEOUT
 from .instance import load_or_create_secret
 from .webpush.endpoints import parse_origin
 from .webpush.vapid import PLACEHOLDER_SUBJECT, Signer, check_subject, generate_key_pair, load_key_pair
 
-PUSH_DEFAULTS: Mapping[str, Any] = {
-    "PUSH_ALLOWED_ORIGINS": [],
-    "PUSH_API_TOKENS": [],
-    "PUSH_BROWSER_HAS_ONE_USER": True,
-    "PUSH_DEMO": False,
-    "PUSH_MAX_SUBSCRIPTIONS_PER_USER": 100,
-    "PUSH_METRICS": False,
-    "PUSH_SESSION_USER_KEY": "user_id",
-    "PUSH_TRUSTED_PUSH_SERVICES": [],
-    "PUSH_VAPID_PRIVATE_KEY": None,
-    "PUSH_VAPID_SUBJECT": None,
+DEFAULT_DATABASE_URL = "sqlite:///pushapp.db"
+
+
+class ConfigurationError(ClickException):
+    """A setting is missing or invalid; the message says in one line what to set."""
+
+
+class Setting(NamedTuple):
+    """The default of a setting, and a function that checks the name and a value, and returns the value."""
+
+    default: Any
+    check: Callable[[str, Any], Any]
+
+
+def _boolean(name: str, value: object) -> bool:
+    booleans = {"true": True, "1": True, "false": False, "0": False}
+    if (text := str(value).lower()) not in booleans:
+        raise ConfigurationError(f"{name} must be true or false")
+    return booleans[text]
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigurationError(f"{name} must be a text that is not empty")
+    return value
+
+
+def _optional_text(name: str, value: object) -> str | None:
+    return None if value in (None, False) else _text(name, value)
+
+
+def _optional_secret(name: str, value: object) -> str | bytes | None:
+    if not value:
+        return None
+    return value if isinstance(value, bytes) else _text(name, value)
+
+
+def _texts(name: str, value: object) -> list[str]:
+    if not isinstance(value, list | tuple) or not all(isinstance(text, str) and text for text in value):
+        raise ConfigurationError(f"""{name} must be a list of texts, such as '["a long random text"]'""")
+    return list(value)
+
+
+def _secrets(name: str, value: Any) -> list[str | bytes] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(secret, str | bytes) and secret for secret in value
+    ):
+        raise ConfigurationError(f"""{name} must be a list of secrets, such as '["the old secret"]'""")
+    return list(value)
+
+
+def _origins(name: str, value: object) -> list[str]:
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise ConfigurationError(f"""{name} must be a list of origins, such as '["https://example.com"]'""")
+    try:
+        return [parse_origin(origin) for origin in value]
+    except ValueError as error:
+        raise ConfigurationError(f"{name}: {error}") from None
+
+
+def _integer(minimum: int) -> Callable[[str, object], int]:
+    def check(name: str, value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            raise ConfigurationError(f"{name} must be an integer of at least {minimum}")
+        return value
+
+    return check
+
+
+def _prepare_threshold(name: str, value: object) -> int | None:
+    try:
+        return None if value is None else _integer(0)(name, value)
+    except ConfigurationError:
+        raise ConfigurationError(f"{name} must be an integer of at least 0, or null for never") from None
+
+
+def _same_site(name: str, value: object) -> str | None:
+    if value not in (None, "Lax", "Strict", "None"):
+        raise ConfigurationError(f"{name} must be Lax, Strict or None")
+    return None if value is None else str(value)
+
+
+def _lifetime(name: str, value: Any) -> timedelta:
+    try:
+        return value if isinstance(value, timedelta) else timedelta(seconds=_integer(0)(name, value))
+    except (ConfigurationError, OverflowError):
+        raise ConfigurationError(f"{name} must be a number of seconds, or a timedelta") from None
+
+
+def _url_prefix(name: str, value: object) -> str | None:
+    if value is not None and not (isinstance(value, str) and value.startswith("/")):
+        raise ConfigurationError(f"{name} must be a path that begins with /")
+    return value
+
+
+def _unchecked(_name: str, value: object) -> object:
+    return value
+
+
+SETTINGS: Mapping[str, Setting] = {
+    "PUSH_ALLOWED_ORIGINS": Setting([], _origins),
+    "PUSH_API_TOKENS": Setting([], _texts),
+    "PUSH_BROWSER_HAS_ONE_USER": Setting(True, _boolean),
+    "PUSH_DEMO": Setting(False, _boolean),
+    "PUSH_MAX_SUBSCRIPTIONS_PER_USER": Setting(100, _integer(1)),
+    "PUSH_METRICS": Setting(False, _boolean),
+    "PUSH_OPENAPI_URL_PREFIX": Setting(None, _url_prefix),
+    "PUSH_PREPARE_THRESHOLD": Setting(5, _prepare_threshold),
+    "PUSH_SESSION_USER_KEY": Setting("user_id", _text),
+    "PUSH_TRUSTED_PUSH_SERVICES": Setting([], _origins),
+    "PUSH_VAPID_PRIVATE_KEY": Setting(None, _unchecked),  # `load_vapid_signer` checks these two
+    "PUSH_VAPID_SUBJECT": Setting(None, _unchecked),
+}
+
+# Flask's settings that decide who is signed in. A wrong one would fail late, or sign in anyone.
+FLASK_CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
+    "PERMANENT_SESSION_LIFETIME": _lifetime,
+    "SECRET_KEY": _optional_secret,
+    "SECRET_KEY_FALLBACKS": _secrets,
+    "SESSION_COOKIE_DOMAIN": _optional_text,
+    "SESSION_COOKIE_HTTPONLY": _boolean,
+    "SESSION_COOKIE_NAME": _text,
+    "SESSION_COOKIE_PARTITIONED": _boolean,
+    "SESSION_COOKIE_PATH": _optional_text,
+    "SESSION_COOKIE_SAMESITE": _same_site,
+    "SESSION_COOKIE_SECURE": _boolean,
+    "SESSION_REFRESH_EACH_REQUEST": _boolean,
 }
 
 APP_DEFAULTS: Mapping[str, Any] = {
@@ -37,15 +160,6 @@ APP_DEFAULTS: Mapping[str, Any] = {
     "SESSION_REFRESH_EACH_REQUEST": False,
 }
 
-DEFAULT_DATABASE_URL = "sqlite:///pushapp.db"
-CONNECT_TIMEOUT = 2  # seconds, per address of the server; libpq's minimum
-POOL_TIMEOUT = 1  # seconds, for a pooled connection; on SQLite for the lock on the file
-STATEMENT_TIMEOUT = 1_300  # milliseconds, enforced by PostgreSQL
-
-
-class ConfigurationError(Exception):
-    """A setting is missing or invalid; the message says in one line what to set."""
-
 
 def load_app_config(app: Flask, settings: Mapping[str, Any]) -> None:
     """Load the settings of pushapp's own application: defaults, the environment, then `settings`.
@@ -53,19 +167,14 @@ def load_app_config(app: Flask, settings: Mapping[str, Any]) -> None:
     Raises ConfigurationError when the database or the secret key cannot be used.
     """
     app.config.from_mapping(APP_DEFAULTS)
-    for name, variable in (("SQLALCHEMY_DATABASE_URI", "DATABASE_URL"), ("SECRET_KEY", "SECRET_KEY")):
-        if value := os.environ.get(variable):
-            app.config[name] = value
     app.config.from_prefixed_env()
-    if secret := os.environ.get("FLASK_SECRET_KEY"):
-        app.config["SECRET_KEY"] = secret  # raw: an all-digit secret must stay a string
+    for variable in ("SECRET_KEY", "FLASK_SECRET_KEY"):
+        if secret := os.environ.get(variable):
+            app.config["SECRET_KEY"] = secret  # raw: an all-digit secret must stay a string
     app.config.from_mapping(settings)
-
-    url = database_url(app.config.get("SQLALCHEMY_DATABASE_URI") or DEFAULT_DATABASE_URL)
-    app.config["SQLALCHEMY_DATABASE_URI"] = url
-    app.config.setdefault("SQLALCHEMY_ENGINE_OPTIONS", engine_options(url))
+    load_database_config(app)
     if not app.config["SECRET_KEY"]:
-        if not is_sqlite(url):
+        if app.config["SQLALCHEMY_DATABASE_URI"].get_backend_name() != "sqlite":
             raise ConfigurationError(
                 "SECRET_KEY is not set: with a database server, set it to the secret that signs your site's "
                 "session cookie"
@@ -74,27 +183,32 @@ def load_app_config(app: Flask, settings: Mapping[str, Any]) -> None:
 
 
 def load_push_config(app: Flask) -> None:
-    """Set the defaults of the `PUSH_…` settings of any application, and check their values.
+    """Load the `PUSH_…` settings of any application, from its config, the environment or their defaults.
+
+    Raises ConfigurationError for an invalid value, for a name that does not exist, and for invalid settings
+    of Flask's sessions.
+    """
+    _reject_unknown(app)
+    for name, setting in SETTINGS.items():
+        if name not in app.config:
+            app.config[name] = _from_environment(name, setting.default)
+        app.config[name] = setting.check(name, app.config[name])
+    for name, check in FLASK_CHECKS.items():
+        if name in app.config:
+            app.config[name] = check(name, app.config[name])
+
+
+def load_database_config(app: Flask) -> None:
+    """Set the database's URL, for an application without a Flask-SQLAlchemy object of its own.
 
     Raises ConfigurationError.
     """
-    for name, default in PUSH_DEFAULTS.items():
-        app.config.setdefault(name, default)
-    for name in ("PUSH_BROWSER_HAS_ONE_USER", "PUSH_DEMO", "PUSH_METRICS"):
-        app.config[name] = _boolean(name, app.config[name])
-    for name in ("PUSH_ALLOWED_ORIGINS", "PUSH_TRUSTED_PUSH_SERVICES"):
-        app.config[name] = _origins(name, app.config[name])
-    tokens = app.config["PUSH_API_TOKENS"]
-    if not isinstance(tokens, list | tuple) or not all(isinstance(token, str) and token for token in tokens):
-        raise ConfigurationError(
-            """PUSH_API_TOKENS must be a list of tokens, such as '["a long random text"]'"""
-        )
-    limit = app.config["PUSH_MAX_SUBSCRIPTIONS_PER_USER"]
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-        raise ConfigurationError("PUSH_MAX_SUBSCRIPTIONS_PER_USER must be an integer of at least 1")
-    key = app.config["PUSH_SESSION_USER_KEY"]
-    if not isinstance(key, str) or not key:
-        raise ConfigurationError("PUSH_SESSION_USER_KEY must be a key of the session, such as user_id")
+    text = app.config.get("SQLALCHEMY_DATABASE_URI") or os.environ.get("DATABASE_URL") or DEFAULT_DATABASE_URL
+    url = database_url(text)
+    app.config["SQLALCHEMY_DATABASE_URI"] = url
+    if url.get_backend_name() == "sqlite":
+        options = {"hide_parameters": True, "connect_args": {"timeout": POOL_TIMEOUT}}
+        app.config.setdefault("SQLALCHEMY_ENGINE_OPTIONS", options)
 
 
 def load_vapid_signer(app: Flask, *, on_sqlite: bool) -> None:
@@ -107,7 +221,7 @@ def load_vapid_signer(app: Flask, *, on_sqlite: bool) -> None:
         if not on_sqlite:
             raise ConfigurationError(
                 "PUSH_VAPID_PRIVATE_KEY is not set: with a database server, set FLASK_PUSH_VAPID_PRIVATE_KEY "
-                "to a key from `DATABASE_URL= flask --app wsgi push vapid-keys`"
+                "to a key from `python -m pushapp vapid-keys`"
             )
         private_key = load_or_create_secret(app, "vapid_private_key", lambda: generate_key_pair().private)
     try:
@@ -115,7 +229,7 @@ def load_vapid_signer(app: Flask, *, on_sqlite: bool) -> None:
     except ValueError:
         raise ConfigurationError(
             "PUSH_VAPID_PRIVATE_KEY must be the base64url of a 32-byte private key on P-256, as "
-            "`flask --app wsgi push vapid-keys` prints it"
+            "`python -m pushapp vapid-keys` prints it"
         ) from None
     subject = app.config["PUSH_VAPID_SUBJECT"]
     try:
@@ -147,45 +261,24 @@ def database_url(text: str | URL) -> URL:
         ) from None
     if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
         return url.set(drivername="postgresql+psycopg")
-    if is_sqlite(url):
+    if url.get_backend_name() == "sqlite":
         return url
     raise ConfigurationError(f"DATABASE_URL has {url.drivername}: only postgresql and sqlite are supported")
 
 
-def is_sqlite(url: URL) -> bool:
-    """Return whether a database is SQLite."""
-    return url.get_backend_name() == "sqlite"
+def _reject_unknown(app: Flask) -> None:
+    environment = (name.removeprefix("FLASK_") for name in os.environ if name.startswith("FLASK_PUSH_"))
+    for name in (*app.config, *environment):
+        if name.startswith("PUSH_") and name not in SETTINGS:
+            nearest = get_close_matches(name, SETTINGS, 1, cutoff=0)
+            raise ConfigurationError(f"{name} is not a setting: did you mean {nearest[0]}?")
 
 
-def engine_options(url: URL) -> dict[str, Any]:
-    """Return SQLAlchemy's engine options for a database: time-outs, and no parameters in errors."""
-    options: dict[str, Any] = {"hide_parameters": True}
-    if is_sqlite(url):
-        return options | {"connect_args": {"timeout": POOL_TIMEOUT}}
-    connect_args: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT}
-    if "options" not in url.query:
-        # UTC: a date in the year 9999 cannot be read in a time zone ahead of it.
-        connect_args["options"] = f"-c statement_timeout={STATEMENT_TIMEOUT} -c timezone=UTC"
-    return options | {
-        "pool_timeout": POOL_TIMEOUT,
-        "connect_args": connect_args,
-        # Most requests are one statement: no BEGIN, and no rollback when the connection is returned.
-        "isolation_level": "AUTOCOMMIT",
-        "skip_autocommit_rollback": True,
-    }
-
-
-def _boolean(name: str, value: object) -> bool:
-    booleans = {"true": True, "1": True, "false": False, "0": False}
-    if (text := str(value).lower()) not in booleans:
-        raise ConfigurationError(f"{name} must be true or false")
-    return booleans[text]
-
-
-def _origins(name: str, value: object) -> list[str]:
-    if not isinstance(value, list | tuple | set | frozenset):
-        raise ConfigurationError(f"""{name} must be a list of origins, such as '["https://example.com"]'""")
+def _from_environment(name: str, default: Any) -> Any:
+    text = os.environ.get(f"FLASK_{name}")
+    if text is None:
+        return default
     try:
-        return [parse_origin(origin) for origin in value]
-    except ValueError as error:
-        raise ConfigurationError(f"{name}: {error}") from None
+        return json.loads(text)
+    except ValueError:
+        return text

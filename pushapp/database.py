@@ -2,14 +2,14 @@
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 from flask import Flask, current_app
-from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Connection, Engine, event
+from psycopg.pq import Conninfo
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.exc import DBAPIError, InternalError, InvalidatePoolError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import InterfaceError as DriverError
@@ -18,8 +18,13 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from .circuit_breaker import CallRejectedError, CircuitBreaker
 
+CONNECT_TIMEOUT = 2  # seconds, per address of the server; libpq's minimum
+POOL_SIZE = 5  # connections a process
+POOL_TIMEOUT = 1  # seconds, for a pooled connection; on SQLite for the lock on the file
+STATEMENT_TIMEOUT = 1_300  # milliseconds, enforced by PostgreSQL
 QUERY_BUDGET = 1.6  # seconds, for all statements of a request; above PostgreSQL's statement_timeout
 FAILURE_THRESHOLD = 3  # consecutive failures that open the circuit
+LIBPQ_PARAMETERS = {option.keyword.decode() for option in Conninfo.get_defaults()}
 UNDEFINED_TABLE, INVALID_COLUMN_REFERENCE = "42P01", "42P10"  # the migrations have not run yet
 TIMEOUT_WEIGHT = FAILURE_THRESHOLD  # one time-out opens the circuit
 
@@ -28,15 +33,76 @@ class DatabaseUnavailableError(SQLAlchemyError):
     """The circuit to the database is open: no connection was attempted."""
 
 
-def init_app(app: Flask) -> None:
-    """Create the application's circuit breaker."""
+def init_app(app: Flask, database_engine: Engine, connect_args: Mapping[str, Any]) -> None:
+    """Give pushapp the application's database.
+
+    On SQLite that is the application's engine. On PostgreSQL it is an engine of pushapp's own for the same
+    URL, with those of the application's `connect_args` that libpq knows.
+    """
     app.extensions["push_circuit_breaker"] = CircuitBreaker(FAILURE_THRESHOLD)
+    app.extensions["push_connect_args"] = {}
+    if database_engine.dialect.name == "postgresql":
+        url = database_engine.url.set(drivername="postgresql+psycopg")
+        options = {name: value for name, value in url.query.items() if name == "options"}
+        url = url.difference_update_query(["options", *(set(url.query) - LIBPQ_PARAMETERS)])
+        known = {name: value for name, value in connect_args.items() if name in LIBPQ_PARAMETERS}
+        own = {
+            "connect_timeout": CONNECT_TIMEOUT,
+            "prepare_threshold": app.config["PUSH_PREPARE_THRESHOLD"],
+        }
+        app.extensions["push_connect_args"] = options | known | own
+        database_engine = _create_engine(url, options | known | own)
+    app.extensions["push_engine"] = database_engine
 
 
 def engine() -> Engine:
-    """Return the engine of the current application's database."""
-    database: SQLAlchemy = current_app.extensions["sqlalchemy"]
-    return database.engine
+    """Return pushapp's engine for the current application's database."""
+    database_engine: Engine = current_app.extensions["push_engine"]
+    return database_engine
+
+
+def connection_parameters(*options: str) -> dict[str, Any]:
+    """Return psycopg's parameters for a connection to PostgreSQL without time-outs for statements.
+
+    `options` are settings of the server, such as `search_path=push_queue`.
+    """
+    _, parameters = engine().dialect.create_connect_args(engine().url)
+    return _with_options(parameters | current_app.extensions["push_connect_args"], *options)
+
+
+def _with_options(parameters: Mapping[str, Any], *options: str) -> dict[str, Any]:
+    given = [parameters["options"]] if "options" in parameters else []
+    return {**parameters, "options": " ".join([*given, *(f"-c {option}" for option in options)])}
+
+
+@contextmanager
+def migration_connection() -> Iterator[Connection]:
+    """Yield a connection for migrations, which may take longer than requests."""
+    database_engine = engine()
+    if database_engine.dialect.name == "postgresql":
+        connect_args = current_app.extensions["push_connect_args"]
+        database_engine = create_engine(database_engine.url, poolclass=NullPool, connect_args=connect_args)
+    with database_engine.connect() as connection:
+        yield connection
+
+
+def _create_engine(url: URL, connect_args: Mapping[str, Any]) -> Engine:
+    # UTC: a date in the year 9999 cannot be read in a time zone ahead of it.
+    settings = (f"statement_timeout={STATEMENT_TIMEOUT}", "timezone=UTC")
+    database_engine = create_engine(
+        url,
+        connect_args=_with_options(connect_args, *settings),
+        hide_parameters=True,
+        pool_size=POOL_SIZE,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT,
+        # Most requests are one statement: no BEGIN, and no rollback when the connection is returned.
+        isolation_level="AUTOCOMMIT",
+        skip_autocommit_rollback=True,
+    )
+    event.listen(database_engine, "do_connect", _connect_with_timeouts)
+    event.listen(database_engine.pool, "checkout", _ping)
+    return database_engine
 
 
 def deadline_after(seconds: float = QUERY_BUDGET) -> float:
@@ -127,15 +193,6 @@ def _sqlstate(error: SQLAlchemyError) -> str | None:
     return getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
 
 
-def configure_engine(engine: Engine) -> None:
-    """Add time-outs and a check for closed connections to an engine; on SQLite, a write-ahead log."""
-    if engine.dialect.name == "postgresql":
-        event.listen(engine, "do_connect", _connect_with_timeouts)
-        event.listen(engine.pool, "checkout", _ping)
-    else:
-        event.listen(engine, "connect", _use_write_ahead_log)
-
-
 class _TimedConnection(psycopg.Connection[Any]):
     """A connection with client-side time-outs, for a server that is stopped or whose host is gone."""
 
@@ -168,5 +225,10 @@ def _ping(connection: DBAPIConnection, _record: ConnectionPoolEntry, _proxy: Poo
         raise InvalidatePoolError("connection closed by the server") from None
 
 
-def _use_write_ahead_log(connection: sqlite3.Connection, _record: ConnectionPoolEntry) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
+def use_write_ahead_log(database_engine: Engine) -> None:
+    """Let readers of a SQLite database work while a writer does."""
+
+    def enable(connection: sqlite3.Connection, _record: ConnectionPoolEntry) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+
+    event.listen(database_engine, "connect", enable)

@@ -7,15 +7,25 @@ from typing import Any
 from flask import Flask
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import TypeDecorator
+from sqlalchemy import MetaData
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase
 
 from . import database
-
-MIGRATIONS = Path(__file__).parent.parent / "migrations"
+from .config import ConfigurationError, load_database_config
 
 INSERTS: Mapping[str, Callable[..., Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+
+
+def _find_migrations() -> Path:
+    # In an installation they are inside the package, in a checkout beside it.
+    package = Path(__file__).parent
+    beside = package.parent / "migrations"
+    is_checkout = (beside / "versions" / "0001_baseline.py").exists()
+    return beside if is_checkout else package / "migrations"
+
+
+MIGRATIONS = _find_migrations()
 
 
 class Base(DeclarativeBase):
@@ -27,21 +37,45 @@ migrate = Migrate(directory=str(MIGRATIONS), render_as_batch=True)
 
 
 def init_app(app: Flask) -> None:
-    """Register the database, unless the application has a Flask-SQLAlchemy object of its own.
+    """Use the application's Flask-SQLAlchemy object, or register pushapp's if it has none.
 
-    That object stays as it is; the tables are copied to its metadata, for its own migrations.
+    Raises ConfigurationError if the database cannot be used.
     """
-    database.init_app(app)
-    if "sqlalchemy" in app.extensions:
-        metadata = app.extensions["sqlalchemy"].metadata
-        for table in db.metadata.tables.values():
-            if table.key not in metadata.tables:
-                for column in table.to_metadata(metadata).columns:
-                    if isinstance(column.type, TypeDecorator):
-                        # `flask db migrate` imports no types but SQLAlchemy's own.
-                        column.type = column.type.impl_instance
-        return
-    db.init_app(app)
-    migrate.init_app(app, db)
+    host_db: SQLAlchemy | None = app.extensions.get("sqlalchemy")
+    if host_db is None:
+        load_database_config(app)
+        db.init_app(app)
+        migrate.init_app(app, db)
+    registered = host_db or db
+    _reject_same_names(registered.metadata)
     with app.app_context():
-        database.configure_engine(db.engine)
+        if None not in registered.engines:
+            raise ConfigurationError("SQLALCHEMY_DATABASE_URI is not set: pushapp stores its tables there")
+        engine = registered.engine
+    if engine.dialect.name not in INSERTS:
+        raise ConfigurationError(
+            f"the database is {engine.dialect.name}: pushapp supports only postgresql and sqlite"
+        )
+    if registered is db and engine.dialect.name == "sqlite":
+        database.use_write_ahead_log(engine)
+    database.init_app(app, engine, _connect_args(app, registered))
+
+
+def _connect_args(app: Flask, registered: SQLAlchemy) -> Mapping[str, Any]:
+    # Flask-SQLAlchemy's own precedence; an engine does not show its arguments.
+    bind = app.config["SQLALCHEMY_BINDS"].get(None)
+    options = {
+        **registered._engine_options,
+        **(bind if isinstance(bind, Mapping) else {}),
+        **app.config["SQLALCHEMY_ENGINE_OPTIONS"],
+    }
+    connect_args: Mapping[str, Any] = options.get("connect_args", {})
+    return connect_args
+
+
+def _reject_same_names(metadata: MetaData) -> None:
+    for table in metadata.tables.values():
+        if metadata is not db.metadata and table.name in db.metadata.tables and table.schema is None:
+            raise ConfigurationError(
+                f"your application has a table {table.name}, a name that pushapp's tables have: rename yours"
+            )

@@ -9,8 +9,9 @@ from typing import Any
 import procrastinate
 from sqlalchemy import Connection, text
 
+from ..schema import QUEUE_SCHEMA
+
 QUEUE = "push"
-SCHEMA = "push_queue"
 FAN_OUT = "pushapp.fan_out"
 DELIVER = "pushapp.deliver"
 DIRECT_PRIORITY, BROADCAST_PRIORITY = 1, 0  # a message to one user does not wait for a broadcast
@@ -56,6 +57,6 @@ def enqueue(
 @contextmanager
 def _queue_schema(connection: Connection) -> Iterator[None]:
     # The connection is the caller's: its search path is restored.
-    search_path = connection.execute(_enter_schema, {"schema": SCHEMA}).scalar_one()
+    search_path = connection.execute(_enter_schema, {"schema": QUEUE_SCHEMA}).scalar_one()
     yield
     connection.execute(_enter_schema, {"schema": search_path})

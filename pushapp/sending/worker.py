@@ -13,10 +13,11 @@ from flask import Flask
 from procrastinate.exceptions import ConnectorException
 from psycopg import OperationalError
 
-from ..database import engine
+from ..database import connection_parameters
+from ..schema import QUEUE_SCHEMA
 from . import batches
 from .delivery import DATABASE_RETRY, create_client, run_in_thread
-from .queue import QUEUE, SCHEMA
+from .queue import QUEUE
 from .tasks import procrastinate_app
 
 DEFAULT_CONCURRENCY = 2  # batches of broadcasts that are sent concurrently
@@ -36,15 +37,14 @@ async def run_worker(app: Flask, *, concurrency: int = DEFAULT_CONCURRENCY, drai
     Reconnects after a database outage, except when draining.
     """
     with app.app_context():
-        url = engine().url.set(drivername="postgresql").render_as_string(hide_password=False)
+        parameters = connection_parameters(f"search_path={QUEUE_SCHEMA}")
         push_client = create_client(app)
 
     def connector() -> procrastinate.PsycopgConnector:
         return procrastinate.PsycopgConnector(
-            conninfo=url,
             min_size=1,
             max_size=concurrency + 2,
-            kwargs={"connect_timeout": 2, "options": f"-c search_path={SCHEMA}"},
+            kwargs=parameters,
             timeout=5,
         )
 

@@ -1,11 +1,16 @@
 """HTTP: the blueprints, and their OpenAPI description."""
 
+import re
+from collections.abc import Callable
+
 from flask import Flask
 from flask_cors import CORS
 from flask_smorest import Api as SmorestApi
 
 from .. import instance
 from . import health, views
+
+BLUEPRINT_NAME: str = views.blueprint.name
 
 
 class Api(SmorestApi):  # type: ignore[misc]  # flask-smorest has no types
@@ -15,18 +20,22 @@ class Api(SmorestApi):  # type: ignore[misc]  # flask-smorest has no types
         pass
 
 
-def init_app(app: Flask, *, with_health: bool) -> None:
+def init_app(app: Flask, *, user_id: Callable[[], object] | None, url_prefix: str, with_health: bool) -> None:
     """Register the blueprints, their OpenAPI description, CORS and metrics as configured."""
+    app.extensions["push_user_id"] = user_id
+    app.extensions["push_url_prefix"] = url_prefix
     spec = {"title": "pushapp", "version": "1", "openapi_version": "3.1.0"}
     api = Api(app, config_prefix="PUSH_", spec_kwargs=spec)
     cookie = {"type": "apiKey", "in": "cookie", "name": app.config["SESSION_COOKIE_NAME"]}
     api.spec.components.security_scheme("session", cookie)
     api.spec.components.security_scheme("token", {"type": "http", "scheme": "bearer"})
-    api.register_blueprint(views.blueprint)
+    api.register_blueprint(views.blueprint, url_prefix=url_prefix)
     if with_health:
         api.register_blueprint(health.blueprint)
-    if origins := app.config["PUSH_ALLOWED_ORIGINS"]:
-        CORS(app, resources={r"/push/.*": {"origins": origins}}, supports_credentials=True)
+    # Compiled: flask-cors would read a text with brackets as a regular expression.
+    if origins := [re.compile(re.escape(origin) + r"\Z") for origin in app.config["PUSH_ALLOWED_ORIGINS"]]:
+        paths = re.compile(re.escape(url_prefix) + "/.*")
+        CORS(app, resources={paths: {"origins": origins}}, supports_credentials=True)
     if app.config["PUSH_METRICS"]:
         instance.configure_multiprocess_metrics(app)
         from . import metrics  # noqa: PLC0415  # prometheus_client reads its settings at import

@@ -12,10 +12,15 @@ from .errors import abort
 
 def require_user() -> str:
     """Return the signed-in user's id; abort with 401 if there is none."""
-    user_id = normalize_user_id(session.get(current_app.config["PUSH_SESSION_USER_KEY"]))
+    get_user_id = current_app.extensions["push_user_id"] or _session_user_id
+    user_id = normalize_user_id(get_user_id())
     if user_id is None:
         abort(401, "Authentication required: missing or invalid session cookie.")
     return user_id
+
+
+def _session_user_id() -> object:
+    return session.get(current_app.config["PUSH_SESSION_USER_KEY"])
 
 
 def require_token() -> None:

@@ -4,10 +4,15 @@ import logging
 from typing import NoReturn
 
 import flask
-from flask import Response, json, request
+from flask import Response, current_app, json, request
 from flask.sansio.scaffold import Scaffold
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from werkzeug.exceptions import HTTPException, InternalServerError, ServiceUnavailable
+from werkzeug.exceptions import (
+    HTTPException,
+    InternalServerError,
+    ServiceUnavailable,
+    default_exceptions,
+)
 
 from ..database import DatabaseUnavailableError, is_transient, summarize
 
@@ -18,8 +23,11 @@ logger = logging.getLogger(__name__)
 
 def register(scaffold: Scaffold) -> None:
     """Register JSON error handlers on an application or a blueprint."""
+    for code in default_exceptions:  # Flask prefers a host's handler for a code to one for a class
+        scaffold.register_error_handler(code, to_json_response)
     scaffold.register_error_handler(HTTPException, to_json_response)
     scaffold.register_error_handler(SQLAlchemyError, _handle_database_error)
+    scaffold.register_error_handler(Exception, _handle_exception)
 
 
 def abort(status: int, message: str) -> NoReturn:
@@ -60,4 +68,12 @@ def _handle_database_error(error: SQLAlchemyError) -> Response:
     if isinstance(error, DBAPIError):
         error.hide_parameters = True  # endpoints and keys may be included
     logger.exception("database error")
+    return to_json_response(InternalServerError())
+
+
+def _handle_exception(error: Exception) -> Response:
+    propagate = current_app.config["PROPAGATE_EXCEPTIONS"]
+    if propagate or (propagate is None and (current_app.testing or current_app.debug)):
+        raise error
+    logger.error("exception in %s", request.endpoint, exc_info=error)
     return to_json_response(InternalServerError())

@@ -8,6 +8,7 @@ from flask_smorest.error_handler import ErrorSchema
 from werkzeug.exceptions import ServiceUnavailable
 
 from ..database import autocommit
+from ..schema import VERSION_TABLE
 from .errors import RETRY_AFTER
 
 OLDEST_REVISION = "0001"  # the oldest migration this version works with; newer ones are compatible
@@ -28,7 +29,9 @@ def healthz() -> dict[str, Any]:
 def readyz() -> dict[str, Any]:
     """Readiness check: the database is available, and its schema is up to date."""
     with autocommit() as connection:
-        revision = MigrationContext.configure(connection).get_current_revision()
+        revision = MigrationContext.configure(
+            connection, opts={"version_table": VERSION_TABLE}
+        ).get_current_revision()
     if revision is None or not revision.isdecimal() or revision < OLDEST_REVISION:
         raise ServiceUnavailable(
             "The database schema is out of date: run `flask --app wsgi db upgrade`.",

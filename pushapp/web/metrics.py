@@ -1,5 +1,6 @@
 """Prometheus metrics: requests, sends, the queue. Imported only if PUSH_METRICS is set."""
 
+import logging
 from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 
@@ -8,7 +9,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, H
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+from sqlalchemy.exc import SQLAlchemyError
 
+from ..database import summarize
 from ..sending import batches
 from ..webpush.endpoints import origin_of
 from ..webpush.responses import Outcome
@@ -27,7 +30,9 @@ SEND_DURATION = Histogram(
     "pushapp_send_duration_seconds", "Push request duration", ["push_service"], registry=None
 )
 
-blueprint = Blueprint("metrics", __name__)
+blueprint = Blueprint("pushapp_metrics", __name__)
+
+logger = logging.getLogger(__name__)
 
 
 def init_app(app: Flask) -> None:
@@ -47,11 +52,15 @@ def metrics() -> Response:
 
 
 class QueueCollector(Collector):
-    """Reads the queue's depth and age from the database."""
+    """Reads the queue's depth and age from the database, if it is available."""
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Return the queue's depth and age."""
-        backlog = batches.backlog()
+        try:
+            backlog = batches.backlog()
+        except SQLAlchemyError as error:
+            logger.warning("queue metrics unavailable: %s", summarize(error))
+            return
         age = (datetime.now(UTC) - backlog.oldest_due_at).total_seconds() if backlog.oldest_due_at else 0.0
         yield GaugeMetricFamily("pushapp_queue_batches", "Due batches", backlog.batches)
         yield GaugeMetricFamily(
@@ -74,6 +83,6 @@ def _observer(trusted: Collection[str]) -> Callable[[str, Outcome, float], None]
 
 
 def _count_request(response: Response) -> Response:
-    if request.blueprint in ("push", "health") and request.url_rule is not None:
+    if request.blueprint in ("pushapp", "health") and request.url_rule is not None:
         REQUESTS.labels(request.method, request.url_rule.rule, response.status_code).inc()
     return response

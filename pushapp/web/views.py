@@ -31,8 +31,8 @@ from .schemas import (
 )
 
 STATIC = Path(__file__).parent.parent / "static"
-TOKEN_ENDPOINTS = {"push.create_message", "push.get_message"}
-PUBLIC_ENDPOINTS = {"push.vapid_public_key", "push.client", "push.service_worker"}
+TOKEN_ENDPOINTS = {"pushapp.create_message", "pushapp.get_message"}
+PUBLIC_ENDPOINTS = {"pushapp.vapid_public_key", "pushapp.client", "pushapp.service_worker"}
 
 
 class Blueprint(SmorestBlueprint):  # type: ignore[misc]  # flask-smorest has no types
@@ -41,7 +41,7 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]  # flask-smorest has no
     ARGUMENTS_PARSER = JSONBodyParser()
 
 
-blueprint = Blueprint("push", __name__, url_prefix="/push", description="Web Push subscriptions")
+blueprint = Blueprint("pushapp", __name__, url_prefix="/push", description="Web Push subscriptions")
 errors.register(blueprint)
 
 
@@ -52,7 +52,7 @@ def openapi_docs(*statuses: int, security: str = "session") -> dict[str, Any]:
 
 
 MESSAGE_STATUS_LINK = {
-    "operationRef": "#/paths/~1push~1messages~1{message_id}/get",
+    "operationId": "get_message",
     "parameters": {"message_id": "$response.body#/id"},
 }
 
@@ -60,7 +60,7 @@ MESSAGE_STATUS_LINK = {
 @blueprint.before_app_request
 def handle_routing_error() -> Response | None:
     """Return JSON 404 and 405 under our prefix, also in a host application."""
-    return errors.handle_routing_error(f"{blueprint.url_prefix}/")
+    return errors.handle_routing_error(f"{current_app.extensions['push_url_prefix']}/")
 
 
 @blueprint.before_request
