@@ -12,7 +12,7 @@ from hypothesis import settings
 from sqlalchemy import make_url, text
 
 from pushapp import create_app
-from pushapp.extensions import db
+from pushapp.database import engine
 from pushapp.webpush.vapid import generate_key_pair
 from tests.support.postgresql import PostgreSQL
 from tests.support.push_server import PushServer
@@ -123,7 +123,7 @@ def migrate(url: str, folder: Path) -> None:
     app = create_app(SETTINGS | {"SQLALCHEMY_DATABASE_URI": url}, instance_path=str(folder))
     with app.app_context():
         upgrade()
-        db.engine.dispose()
+        engine().dispose()
 
 
 @pytest.fixture
@@ -142,11 +142,11 @@ def make_app(database_url: str, tmp_path: Path) -> Iterator[Callable[..., Flask]
     yield make
     for app in apps:
         with app.app_context():
-            with db.engine.begin() as connection:
+            with engine().begin() as connection:
                 for table in TABLES:
                     if not table.startswith("push_queue.") or connection.dialect.name == "postgresql":
                         connection.execute(text(f"DELETE FROM {table}"))
-            db.engine.dispose()
+            engine().dispose()
 
 
 @pytest.fixture

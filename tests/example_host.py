@@ -30,6 +30,6 @@ def create_app() -> Flask:
     db.init_app(app)
     login_manager.init_app(app)
     csrf.init_app(app)
-    pushapp.init_app(app, user_id=lambda: current_user.get_id())
+    pushapp.init_app(app, user_id=lambda: current_user.get_id())  # noqa: PLW0108  # a proxy, per request
     csrf.exempt(app.blueprints["pushapp"])
     return app

@@ -10,6 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from pushapp import create_app
+from pushapp.database import engine
 from pushapp.extensions import db
 from tests.conftest import SETTINGS, signed_in
 from tests.support.http import post, rows
@@ -66,7 +67,7 @@ def test_vapid_keys_prints_settings_for_the_environment(
     started = create_app(settings | {"SQLALCHEMY_DATABASE_URI": "sqlite://"}, instance_path=str(tmp_path))
     assert started.test_client().get("/push/vapid-public-key").json == {"publicKey": public}
     with started.app_context():
-        db.engine.dispose()
+        engine().dispose()
     assert push(app, "vapid-keys").stdout != setting
 
 
@@ -83,7 +84,7 @@ def test_prune_deletes_expired_subscriptions(app: Flask, alice: FlaskClient) -> 
 def test_prune_deletes_more_than_one_batch(
     app: Flask, alice: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with app.app_context(), db.engine.begin() as connection:
+    with app.app_context(), engine().begin() as connection:
         table = db.metadata.tables["push_subscriptions"]
         row = {"keys_p256dh": "x", "keys_auth": "x", "expires_at": datetime(2020, 1, 1, tzinfo=UTC)}
         many = [row | {"user_id": "alice", "endpoint": f"https://push.example/{n}"} for n in range(2_500)]
@@ -99,7 +100,7 @@ def test_every_command_has_a_help_text(app: Flask, command: str) -> None:
 
 
 def test_an_unavailable_database_is_a_one_line_error(tmp_path: object) -> None:
-    settings = SETTINGS | {"SQLALCHEMY_DATABASE_URI": "postgresql://nobody@127.0.0.1:1/nothing"}
+    settings = SETTINGS | {"SQLALCHEMY_DATABASE_URI": "postgresql://user@127.0.0.1:1/name"}
     app = create_app(settings, instance_path=str(tmp_path))
     for arguments in (["list", "alice"], ["prune"]):
         done = push(app, *arguments)

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from pushapp import ConfigurationError, create_app
+from pushapp import ConfigurationError, create_app, init_app
 from pushapp.config import database_url
-from pushapp.extensions import db
+from pushapp.database import engine
 from pushapp.instance import load_or_create_secret
 from pushapp.webpush.vapid import generate_key_pair
 from tests.support.threads import run_concurrently
 
 ROOT = Path(__file__).parent.parent
 KEY = generate_key_pair()
-SERVER = "postgresql://nobody@127.0.0.1:1/nothing"
+SERVER = "postgresql://user@127.0.0.1:1/name"
 COMPLETE = {"DATABASE_URL": SERVER, "SECRET_KEY": "x", "FLASK_PUSH_VAPID_PRIVATE_KEY": KEY.private}
 
 
@@ -27,7 +27,7 @@ def create(monkeypatch: pytest.MonkeyPatch, folder: Path, environment: dict[str,
         monkeypatch.setenv(name, value)
     app = create_app(instance_path=str(folder))
     with app.app_context():
-        db.engine.dispose()
+        engine().dispose()
     return app
 
 
@@ -140,6 +140,28 @@ INVALID_SETTINGS = [
     ({"FLASK_PUSH_API_TOKENS": "token"}, "PUSH_API_TOKENS must be a list"),
     ({"FLASK_PUSH_API_TOKENS": '[""]'}, "PUSH_API_TOKENS must be a list"),
     ({"FLASK_PUSH_METRICS": "maybe"}, "PUSH_METRICS must be true or false"),
+    (
+        {"FLASK_PUSH_VAPID_SUBJEKT": "x"},
+        "PUSH_VAPID_SUBJEKT is not a setting: did you mean PUSH_VAPID_SUBJECT?",
+    ),
+    ({"FLASK_PUSH_API_TOKEN": "x"}, "did you mean PUSH_API_TOKENS?"),
+    ({"FLASK_PUSH_OPENAPI_URL_PREFIX": "5"}, "PUSH_OPENAPI_URL_PREFIX must be a path"),
+    (
+        {"FLASK_PUSH_PREPARE_THRESHOLD": "-1"},
+        "PUSH_PREPARE_THRESHOLD must be an integer of at least 0, or null",
+    ),
+    ({"FLASK_PUSH_PREPARE_THRESHOLD": "x"}, "PUSH_PREPARE_THRESHOLD must be"),
+    ({"FLASK_SECRET_KEY_FALLBACKS": "myoldsecret"}, "SECRET_KEY_FALLBACKS must be a list of secrets"),
+    ({"FLASK_SECRET_KEY_FALLBACKS": "5"}, "SECRET_KEY_FALLBACKS must be a list of secrets"),
+    ({"FLASK_SECRET_KEY_FALLBACKS": '["old", 5]'}, "SECRET_KEY_FALLBACKS must be a list of secrets"),
+    ({"FLASK_SECRET_KEY_FALLBACKS": '[""]'}, "SECRET_KEY_FALLBACKS must be a list of secrets"),
+    ({"FLASK_PERMANENT_SESSION_LIFETIME": "abc"}, "PERMANENT_SESSION_LIFETIME must be"),
+    ({"FLASK_PERMANENT_SESSION_LIFETIME": "9" * 30}, "PERMANENT_SESSION_LIFETIME must be"),
+    ({"FLASK_SESSION_COOKIE_SECURE": "no"}, "SESSION_COOKIE_SECURE must be true or false"),
+    ({"FLASK_SESSION_COOKIE_HTTPONLY": "no"}, "SESSION_COOKIE_HTTPONLY must be true or false"),
+    ({"FLASK_SESSION_COOKIE_SAMESITE": "foo"}, "SESSION_COOKIE_SAMESITE must be"),
+    ({"FLASK_SESSION_COOKIE_NAME": "5"}, "SESSION_COOKIE_NAME must be a text"),
+    ({"FLASK_SESSION_COOKIE_DOMAIN": "5"}, "SESSION_COOKIE_DOMAIN must be a text"),
     *[({"FLASK_PUSH_VAPID_SUBJECT": subject}, "PUSH_VAPID_SUBJECT must be") for subject in INVALID_SUBJECTS],
 ]
 
@@ -174,3 +196,33 @@ def test_an_invalid_setting_is_one_line_in_every_program(program: list[str]) -> 
     assert done.returncode != 0
     assert done.stderr.count("pushapp: SECRET_KEY is not set") == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("SESSION_COOKIE_SECURE", "False", False),
+        ("SESSION_COOKIE_SAMESITE", "None", "None"),
+        ("PUSH_PREPARE_THRESHOLD", "null", None),
+        ("PUSH_PREPARE_THRESHOLD", "0", 0),
+        ("PUSH_OPENAPI_URL_PREFIX", "/push", "/push"),
+    ],
+)
+def test_a_valid_setting_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, text: str, value: object
+) -> None:
+    assert create(monkeypatch, tmp_path, {f"FLASK_{name}": text}).config[name] == value
+
+
+def test_a_hosts_settings_come_from_its_config_and_else_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FLASK_PUSH_MAX_SUBSCRIPTIONS_PER_USER", "7")
+    monkeypatch.setenv("FLASK_PUSH_API_TOKENS", '["from the environment"]')
+    app = Flask("host", instance_path=str(tmp_path))
+    app.config.update(SQLALCHEMY_DATABASE_URI="sqlite://", PUSH_API_TOKENS=["from the config"])
+    init_app(app)
+    with app.app_context():
+        engine().dispose()
+    assert app.config["PUSH_MAX_SUBSCRIPTIONS_PER_USER"] == 7
+    assert app.config["PUSH_API_TOKENS"] == ["from the config"]

@@ -14,9 +14,7 @@ from flask_migrate import upgrade
 from sqlalchemy.exc import OperationalError
 
 from pushapp import create_app
-from pushapp.config import database_url, engine_options
-from pushapp.database import transaction
-from pushapp.extensions import db
+from pushapp.database import engine, transaction
 from tests.conftest import SETTINGS, migrate, signed_in
 from tests.support.postgresql import PostgreSQL
 from tests.support.subscriptions import subscription
@@ -34,7 +32,7 @@ def app(fragile_url: str, tmp_path: Path) -> Iterator[Flask]:
     app = application(fragile_url, tmp_path)
     yield app
     with app.app_context():
-        db.engine.dispose()
+        engine().dispose()
 
 
 @pytest.fixture
@@ -94,7 +92,7 @@ def test_a_database_unavailable_at_the_start(fragile: PostgreSQL, fragile_url: s
     assert alice.post("/push/subscribe", json=subscription()).json["count"] == 1
     assert alice.get("/readyz").status_code == 200
     with app.app_context():
-        db.engine.dispose()
+        engine().dispose()
 
 
 def test_an_unresponsive_database(app: Flask, alice: FlaskClient, fragile: PostgreSQL) -> None:
@@ -131,24 +129,24 @@ def test_an_unresponsive_database_occupies_only_one_thread(
     assert alice.post("/push/subscribe", json=body).status_code == 200
 
 
-def test_an_exhausted_pool(fragile_url: str, tmp_path: Path) -> None:
+def test_an_exhausted_pool(fragile_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pushapp.database.POOL_SIZE", 1)
     migrate(fragile_url, tmp_path)
-    options = engine_options(database_url(fragile_url)) | {"pool_size": 1, "max_overflow": 0}
-    app = application(fragile_url, tmp_path, SQLALCHEMY_ENGINE_OPTIONS=options)
+    app = application(fragile_url, tmp_path)
     alice, body = signed_in(app, "alice"), subscription()
-    with app.app_context(), db.engine.connect():
+    with app.app_context(), engine().connect():
         started_at = time.monotonic()
         assert alice.post("/push/subscribe", json=body).status_code == 503
         assert time.monotonic() - started_at < 2
     assert alice.post("/push/subscribe", json=body).json["count"] == 1
     with app.app_context():
-        db.engine.dispose()
+        engine().dispose()
 
 
 def test_a_row_locked_by_another_transaction(app: Flask, alice: FlaskClient, fragile: PostgreSQL) -> None:
     body = subscription()
     alice.post("/push/subscribe", json=body)
-    with app.app_context(), db.engine.connect() as connection:
+    with app.app_context(), engine().connect() as connection:
         connection.execution_options(isolation_level="READ COMMITTED")
         connection.exec_driver_sql("SELECT * FROM push_subscriptions FOR UPDATE")
         started_at = time.monotonic()
@@ -196,7 +194,7 @@ def test_no_acknowledged_subscription_is_lost_when_the_database_is_killed(
         for thread in running:
             thread.result()
     assert set(statuses) == {200, 503}
-    with app.app_context(), db.engine.connect() as connection:
+    with app.app_context(), engine().connect() as connection:
         found = connection.exec_driver_sql("SELECT endpoint FROM push_subscriptions")
         stored = {row.endpoint for row in found}
     assert set(acknowledged) <= stored

@@ -16,7 +16,8 @@ from flask_migrate import downgrade, upgrade
 from sqlalchemy import Engine, create_engine, inspect, text
 
 from pushapp import create_app
-from pushapp.extensions import MIGRATIONS, db
+from pushapp.database import engine as push_engine
+from pushapp.extensions import MIGRATIONS
 from pushapp.web.health import OLDEST_REVISION
 from tests.conftest import SETTINGS
 from tests.support.deployment import ROOT
@@ -40,7 +41,7 @@ def app(url: str, tmp_path: Path) -> Iterator[Flask]:
     app = create_app(SETTINGS | {"SQLALCHEMY_DATABASE_URI": url}, instance_path=str(tmp_path))
     yield app
     with app.app_context():
-        db.engine.dispose()
+        push_engine().dispose()
 
 
 def flask(*arguments: str, url: str, folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -66,7 +67,7 @@ def engine(url: str) -> Iterator[Engine]:
 
 def tables(url: str) -> set[str]:
     with engine(url) as connectable:
-        return set(inspect(connectable).get_table_names()) - {"alembic_version", "sqlite_sequence"}
+        return set(inspect(connectable).get_table_names()) - {"push_alembic_version", "sqlite_sequence"}
 
 
 def test_upgrade_from_any_folder_downgrade_and_upgrade(url: str, app: Flask, tmp_path: Path) -> None:
@@ -90,7 +91,7 @@ def test_check_finds_no_difference_from_the_models(url: str, app: Flask) -> None
 def test_check_reports_a_table_that_differs_from_the_models(url: str, app: Flask) -> None:
     with app.app_context():
         upgrade()
-        with db.engine.begin() as connection:
+        with push_engine().begin() as connection:
             connection.execute(text("DROP INDEX ix_push_subscriptions_endpoint_hash"))
     done = app.test_cli_runner().invoke(args=["db", "check"])
     assert done.exit_code != 0
@@ -200,10 +201,10 @@ def test_a_database_is_ready_from_the_oldest_compatible_revision_on(
     assert OLDEST_REVISION == "0001"
     with app.app_context():
         upgrade()
-        with db.engine.begin() as connection:
-            connection.execute(text("DELETE FROM alembic_version"))
+        with push_engine().begin() as connection:
+            connection.execute(text("DELETE FROM push_alembic_version"))
             if revision:
-                connection.execute(text(f"INSERT INTO alembic_version VALUES ('{revision}')"))
+                connection.execute(text(f"INSERT INTO push_alembic_version VALUES ('{revision}')"))
     response = app.test_client().get("/readyz")
     assert response.status_code == status
     if status == 503:

@@ -14,10 +14,10 @@ import pytest
 from flask import Flask
 
 from pushapp.config import SETTINGS
-from pushapp.extensions import db
+from pushapp.database import engine
 from tests.conftest import signed_in
 from tests.support.deployment import NGINX, PROGRAMS, README, ROOT, Deployment, block, running, wait_for
-from tests.support.http import get
+from tests.support.http import fetch as get
 from tests.support.postgresql import free_port
 from tests.support.subscriptions import subscription
 from tests.support.waiting import wait_until
@@ -80,7 +80,7 @@ def test_nginx_closes_an_idle_connection_before_gunicorn_does(tmp_path: Path) ->
         ((nginx_port, _),) = {pair for pair in established if pair[1] == site.port}
         by_nginx, by_gunicorn = (nginx_port, site.port), (site.port, nginx_port)
         # TIME_WAIT is the state of the side that closed first.
-        assert wait_until(lambda: bool({by_nginx, by_gunicorn} & connections(psutil.CONN_TIME_WAIT)), 10)
+        wait_until(lambda: {by_nginx, by_gunicorn} & connections(psutil.CONN_TIME_WAIT), 10)
         assert by_gunicorn not in connections(psutil.CONN_TIME_WAIT)
 
 
@@ -121,7 +121,7 @@ def test_links_between_pages_lead_to_files() -> None:
 
 def test_the_readmes_host_is_the_example_host() -> None:
     example = (ROOT / "tests" / "example_host.py").read_text()
-    shown = block("python", "app = Flask(__name__)\n   app.config")
+    shown = block("python", "app = Flask(__name__)\napp.config")
     for line in shown.splitlines():
         assert line.strip() in example
 
@@ -130,7 +130,7 @@ def test_the_python_of_the_readme_sends(make_app: Callable[..., Flask]) -> None:
     app = make_app()
     with app.app_context():
         exec(block("python", "from pushapp import EVERYONE"), {"user": SimpleNamespace(id="alice")})  # noqa: S102
-        with db.engine.connect() as connection:
+        with engine().connect() as connection:
             assert connection.exec_driver_sql("SELECT count(*) FROM push_messages").scalar() == 2
 
 

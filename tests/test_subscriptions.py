@@ -10,13 +10,19 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from pushapp import subscriptions
-from pushapp.extensions import db
+from pushapp.database import engine
 from tests.conftest import signed_in
 from tests.support.http import post, rows
 from tests.support.subscriptions import subscription
 from tests.support.threads import run_concurrently
 
 THREADS = 8
+
+
+@pytest.fixture(autouse=True)
+def enough_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No request waits for a pooled connection: a wait of over a second would be a 503."""
+    monkeypatch.setattr("pushapp.database.POOL_SIZE", 2 * THREADS)
 
 
 def request_concurrently(app: Flask, requests: Sequence[tuple[str, str, dict[str, Any]]]) -> list[Any]:
@@ -83,7 +89,7 @@ def test_prune_skips_rows_that_another_transaction_has_locked(app: Flask, alice:
         post(alice, subscription(expirationTime=1))
     locked = rows(app)[1]
     with app.app_context():
-        with db.engine.connect() as connection:
+        with engine().connect() as connection:
             connection.execution_options(isolation_level="READ COMMITTED")
             connection.exec_driver_sql(f"SELECT * FROM push_subscriptions WHERE id = {locked.id} FOR UPDATE")
             started_at = time.monotonic()

@@ -16,15 +16,14 @@ WORDS = {
     r"anew": "again, new",
     r"blamed?|blames|hopeless": "subscription error",
     r"somebody|nobody|everybody|anybody": "the caller, all users",
-    r"promises?|verdict|rivals?": "guarantee, report, baseline",
+    r"(?-i:promises?)|verdict|rivals?": "guarantee, report, baseline",
     r"rooms?": "module",
     r"taken up|signs of life": "retried, heartbeat",
     r"agreed to": "allowed",
     r"leads inside|own site": "private address, same-origin",
     r"settled?|settles": "reconcile",
 }
-# JavaScript has promises; the vocabulary itself is here.
-EXEMPT = {"promises?|verdict|rivals?": (".js",)}
+EXEMPT = {r"slices?": (".js",)}  # a method of arrays
 PATTERN = {word: re.compile(rf"(?<![a-z])(?:{word})(?![a-z])", re.IGNORECASE) for word in WORDS}
 
 

@@ -12,6 +12,7 @@ import procrastinate
 from flask import Flask
 from procrastinate.exceptions import ConnectorException
 from psycopg import OperationalError
+from psycopg.errors import UndefinedFunction, UndefinedTable
 
 from ..database import connection_parameters
 from ..schema import QUEUE_SCHEMA
@@ -24,6 +25,7 @@ DEFAULT_CONCURRENCY = 2  # batches of broadcasts that are sent concurrently
 HEARTBEAT_INTERVAL = 5  # seconds
 STALLED_AFTER = 20  # seconds without a heartbeat
 CONNECT_TIMEOUT = 5  # seconds, per attempt
+MISSING_SCHEMA = "the database has no queue yet: run `flask push db upgrade`; waiting for it"
 POLL_INTERVAL = 1  # seconds between polls for due jobs
 
 Connector = Callable[[], procrastinate.PsycopgConnector]
@@ -64,8 +66,11 @@ async def run_worker(app: Flask, *, concurrency: int = DEFAULT_CONCURRENCY, drai
         gc.freeze()  # exclude long-lived objects from garbage collection
         if drain:
             await _drain(app, connector, options, stop)
+        reason = ""
         while not drain and not stop.is_set():
-            await _run_until_disconnected(connector, options, stop)
+            previous, reason = reason, await _run_until_disconnected(connector, options, stop)
+            if not stop.is_set():
+                await _log_and_wait(reason, previous, stop)
 
 
 def _stop_event() -> asyncio.Event:
@@ -100,16 +105,25 @@ async def _drain(app: Flask, connector: Connector, options: dict[str, Any], stop
         before = after
 
 
-async def _run_until_disconnected(connector: Connector, options: dict[str, Any], stop: asyncio.Event) -> None:
-    reason = "connection lost"
+async def _run_until_disconnected(connector: Connector, options: dict[str, Any], stop: asyncio.Event) -> str:
+    """Return why the worker stopped."""
     try:
         await _run(connector, options, stop)
     except (ConnectorException, OperationalError, TimeoutError) as error:
-        reason = type(error.__cause__ or error).__name__
-    if not stop.is_set():
+        cause = error.__cause__ or error
+        return (
+            MISSING_SCHEMA if isinstance(cause, UndefinedFunction | UndefinedTable) else type(cause).__name__
+        )
+    return "connection lost"
+
+
+async def _log_and_wait(reason: str, previous: str, stop: asyncio.Event) -> None:
+    if reason != MISSING_SCHEMA:
         logger.warning("database unavailable: %s; reconnecting", reason)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), DATABASE_RETRY)
+    elif reason != previous:
+        logger.error(reason)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), DATABASE_RETRY)
 
 
 async def _run(connector: Connector, options: dict[str, Any], stop: asyncio.Event) -> None:

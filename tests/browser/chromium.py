@@ -19,7 +19,7 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--password-store=basic",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1", "--ignore-certificate-errors",
-    "--remote-debugging-port=0",
+    "--remote-debugging-port=0", "--enable-logging=stderr", "--vmodule=*gcm*=3,*mcs*=3,*push*=3,connection*=3,*notif*=2",
 )  # fmt: skip
 
 

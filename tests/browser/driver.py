@@ -138,7 +138,7 @@ def running(command: list[str], home: Path, is_ready: Callable[[], Any]) -> Iter
         env={"HOME": str(home), "PATH": "/usr/bin:/bin"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=__import__("os").open("/tmp/ffproto/chr.log", 0o1101),
     )
 
     def is_ready_or_exited() -> bool:

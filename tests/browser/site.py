@@ -10,7 +10,7 @@ from sqlalchemy import text
 from werkzeug.serving import make_server
 
 from pushapp import create_app
-from pushapp.extensions import db
+from pushapp.database import engine
 from tests.browser.firefox import Firefox
 from tests.conftest import SETTINGS
 
@@ -51,11 +51,11 @@ class Site:
         self._thread.join()
         self._server.server_close()
         with self.app.app_context():
-            db.engine.dispose()
+            engine().dispose()
 
     def rows(self) -> list[Any]:
         """Return the stored subscriptions."""
-        with self.app.app_context(), db.engine.connect() as connection:
+        with self.app.app_context(), engine().connect() as connection:
             return list(connection.execute(text("SELECT * FROM push_subscriptions ORDER BY id")))
 
     def send(self, *arguments: str) -> str:

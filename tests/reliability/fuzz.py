@@ -105,8 +105,8 @@ def fuzz_routes(seconds: float, report: Report) -> None:
     with tempfile.TemporaryDirectory() as folder:
         site = openapi_site(f"sqlite:///{folder}/fuzz.db", Path(folder), push_server.origin)
         site.flask("db", "upgrade")
-        deadline = time.monotonic() + seconds
         with site.gunicorn(stdout=subprocess.DEVNULL):
+            deadline = time.monotonic() + seconds
             while time.monotonic() < deadline and not findings:
                 done = run_schemathesis(site, push_server.origin, "--seed", str(random.randrange(2**32)))
                 requests += int(re.findall(r"(\d+) generated", done.stdout)[0])

@@ -74,7 +74,7 @@ class Upgrade(NamedTuple):
 
 
 def main() -> None:
-    """Test each migration in turn."""
+    """Test the migrations one after the other."""
     parser = argparse.ArgumentParser(prog="python -m tests.reliability.upgrade")
     parser.add_argument("--rows", type=int, default=3_000_000)
     parser.add_argument("--seconds", type=float, default=5, help="of load before and after each migration")

@@ -10,8 +10,7 @@ from flask import Flask
 from sqlalchemy import text
 
 from pushapp import EVERYONE, Message
-from pushapp.database import transaction
-from pushapp.extensions import db
+from pushapp.database import engine, transaction
 from pushapp.sending import audience, batches
 from pushapp.webpush.responses import RETRY, SENT
 from tests.conftest import signed_in
@@ -76,7 +75,7 @@ class TestBroadcast:
 
         monkeypatch.setattr("pushapp.sending.batches.audience.ranges", wait_for_other_thread)
         run_concurrently(fan_out, fan_out)
-        with app.app_context(), db.engine.connect() as connection:
+        with app.app_context(), engine().connect() as connection:
             found = connection.execute(text("SELECT first_id, last_id FROM push_batches")).all()
         batched = [row.id for first, last in found for row in rows(app) if first <= row.id <= last]
         assert sorted(batched) == [row.id for row in rows(app)]
@@ -240,7 +239,7 @@ def test_outcomes_are_counted_by_push_service(app: Flask, push_server: PushServe
     subscribe(app, push_server)
     subscribe(app, push_server, (410, {}, b""))
     send(app, "alice")
-    with app.app_context(), db.engine.connect() as connection:
+    with app.app_context(), engine().connect() as connection:
         found = connection.execute(
             text("SELECT push_service, outcome, count FROM push_outcomes ORDER BY outcome")
         )

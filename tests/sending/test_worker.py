@@ -17,7 +17,7 @@ import pytest
 from flask import Flask
 
 from pushapp import EVERYONE, create_app
-from pushapp.extensions import db
+from pushapp.database import engine
 from tests.conftest import SETTINGS, migrate, signed_in
 from tests.support.deployment import ROOT
 from tests.support.http import post
@@ -92,7 +92,7 @@ def make_site(tmp_path: Path, push_server: PushServer) -> Iterator[Callable[[str
     yield make
     for site in sites:
         with site.app.app_context():
-            db.engine.dispose()
+            engine().dispose()
 
 
 @pytest.fixture
@@ -280,3 +280,20 @@ def test_outcomes_are_recorded_after_an_outage(
         fragile.start()
         wait_until(lambda: status(site.app, message_id).sent == 20)
     assert len(push_server.pushes) == 20
+
+
+def test_a_worker_without_tables_says_so_once_and_waits_for_them(
+    make_site: Callable[[str], Site], server: PostgreSQL, push_server: PushServer
+) -> None:
+    site = make_site(server.create_database("unmigrated"))
+    assert site.run("db", "downgrade", "base").returncode == 0
+    with site.worker() as worker:
+        assert worker.stderr is not None
+        assert "run `flask push db upgrade`" in worker.stderr.readline()
+        assert site.run("db", "upgrade").returncode == 0
+        site.subscribe(1)
+        site.run("send", "user 0", "--title", "x")
+        wait_until(lambda: len(push_server.pushes) == 1)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+        assert "flask push db upgrade" not in worker.stderr.read()

@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import textwrap
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -24,14 +25,16 @@ from tests.support.postgresql import free_port
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+PAGES = README + (ROOT / "pushapp" / "README.md").read_text()
 PROGRAMS = Path(sys.executable).parent
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 SECRET = "a deployment's secret"
 
 
 def block(language: str, first: str) -> str:
-    """Return the README's code block that starts with `first`."""
-    blocks = re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    """Return the pages' code block that starts with `first`, without the indentation of a list."""
+    blocks = re.findall(rf"^( *)```{language}\n(.*?)^\1```$", PAGES, re.MULTILINE | re.DOTALL)
+    blocks = [textwrap.dedent(text) for _, text in blocks]
     (found,) = [text for text in blocks if text.startswith(first)]
     return found
 

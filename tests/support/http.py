@@ -10,12 +10,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from pushapp.extensions import db
+from pushapp.database import engine
 
 
 def rows(app: Flask) -> list[Any]:
     """Return the stored subscriptions, oldest first."""
-    with app.app_context(), db.engine.connect() as connection:
+    with app.app_context(), engine().connect() as connection:
         return list(connection.execute(text("SELECT * FROM push_subscriptions ORDER BY id")))
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import bindparam, text
 
 import pushapp
 from pushapp import Message
-from pushapp.extensions import db
+from pushapp.database import engine
 from pushapp.models import UTCDateTime
 from pushapp.sending import outbox, worker
 
@@ -23,7 +23,7 @@ queued_only = pytest.mark.parametrize("database_url", ["postgresql"], indirect=T
 def drain(app: Flask) -> None:
     """Run a worker until nothing is due; nothing on SQLite."""
     with app.app_context():
-        if db.engine.dialect.name == "postgresql":
+        if engine().dialect.name == "postgresql":
             asyncio.run(worker.run_worker(app, drain=True))
 
 
@@ -54,11 +54,11 @@ def counts(status: outbox.Status) -> tuple[int, int, int]:
 def execute(app: Flask, statement: str, **timestamps: datetime) -> None:
     """Execute SQL in a transaction."""
     typed = text(statement).bindparams(*(bindparam(name, type_=UTCDateTime) for name in timestamps))
-    with app.app_context(), db.engine.begin() as connection:
+    with app.app_context(), engine().begin() as connection:
         connection.execute(typed, timestamps)
 
 
 def scalar(app: Flask, query: str) -> Any:
     """Return the first value of a query."""
-    with app.app_context(), db.engine.connect() as connection:
+    with app.app_context(), engine().connect() as connection:
         return connection.execute(text(query)).scalar()

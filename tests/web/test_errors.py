@@ -7,7 +7,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from pushapp.extensions import db
+from pushapp.database import engine
 from tests.support.http import post
 from tests.support.subscriptions import subscription
 
@@ -38,7 +38,7 @@ def test_a_failed_statement_is_not_shown_and_its_values_are_not_logged(
     body = subscription()
 
     def fail(*arguments: object, **options: object) -> None:
-        with db.engine.begin() as connection:
+        with engine().begin() as connection:
             connection.execute(
                 text("INSERT INTO push_subscriptions (endpoint) VALUES (:endpoint)"),
                 {"endpoint": body["endpoint"]},

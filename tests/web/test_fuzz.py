@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pushapp import create_app
-from pushapp.extensions import db
+from pushapp.database import engine
 from tests.conftest import SETTINGS, migrate, signed_in
 from tests.support.http import post_raw
 from tests.support.openapi import openapi_site, run_schemathesis
@@ -68,7 +68,7 @@ def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     app = create_app(settings, instance_path=str(folder))
     yield signed_in(app, "fuzzer")
     with app.app_context():
-        db.engine.dispose()
+        engine().dispose()
 
 
 def check_body(client: FlaskClient, path: str, body: Any) -> None:

@@ -9,7 +9,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from pushapp.extensions import db
+from pushapp.database import engine
 from tests.conftest import signed_in
 from tests.support.http import post, rows
 from tests.support.subscriptions import base64url, public_point, subscription
@@ -46,7 +46,7 @@ class TestSubscribe:
     def test_a_repeat_writes_nothing(self, app: Flask, alice: FlaskClient) -> None:
         body = subscription(expirationTime=1_900_000_000_123)
         post(alice, body)
-        with app.app_context(), db.engine.connect() as connection:
+        with app.app_context(), engine().connect() as connection:
             if connection.dialect.name == "postgresql":
                 query = text(
                     "SELECT xmin, ctid, p.*, pg_current_snapshot(), pg_current_wal_insert_lsn(),"
