@@ -64,6 +64,7 @@ _LIST = (
     .where(_own)
     .order_by(_column.id)
 )
+_ID_OF = select(_column.id).where(_own, _same_endpoint)
 _DELETE = delete(_table).where(_own, _same_endpoint)
 _DELETE_BY_ID = delete(_table).where(_own, _column.id == bindparam("id"))
 _DELETE_OF_OTHERS = delete(_table).where(_same_browser_of_other)
@@ -141,6 +142,14 @@ def remove_by_id(user_id: str, subscription_id: int) -> bool:
     """Delete a user's subscription by its id, and return whether it existed."""
     with autocommit() as connection:
         return connection.execute(_DELETE_BY_ID, {"user_id": user_id, "id": subscription_id}).rowcount > 0
+
+
+def id_of(user_id: str, endpoint: str) -> int | None:
+    """Return the id of a user's subscription with an endpoint, or None."""
+    with autocommit() as connection:
+        parameters = {"user_id": user_id, "endpoint_hash": hash_endpoint(endpoint)}
+        subscription_id: int | None = connection.execute(_ID_OF, parameters).scalar()
+        return subscription_id
 
 
 def list_for(user_id: str) -> Sequence[Row[Any]]:

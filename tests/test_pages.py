@@ -138,6 +138,7 @@ def curl_bodies() -> list[object]:
     return [json.loads(text) for text in re.findall(r"--json '(.*?)'$", block("sh", "curl"), re.M | re.S)]
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # where sending is only queued
 def test_the_requests_of_the_readme_succeed(make_app: Callable[..., Flask]) -> None:
     app = make_app(PUSH_API_TOKENS=["token"])
     to_subscribe, to_send = curl_bodies()

@@ -19,7 +19,7 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--password-store=basic",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1", "--ignore-certificate-errors",
-    "--remote-debugging-port=0", "--enable-logging=stderr", "--vmodule=*gcm*=3,*mcs*=3,*push*=3,connection*=3,*notif*=2",
+    "--remote-debugging-port=0",
 )  # fmt: skip
 
 
@@ -47,6 +47,8 @@ class Chromium(Browser):
             target = self._call("Target.createTarget", url="about:blank")["targetId"]
             attached = self._call("Target.attachToTarget", targetId=target, flatten=True)
             self._session = attached["sessionId"]
+            self._call_page("BackgroundService.startObserving", service="notifications")
+            self._call_page("BackgroundService.setRecording", service="notifications", shouldRecord=True)
             self._resources = resources.pop_all()
 
     def close(self) -> None:
@@ -59,7 +61,7 @@ class Chromium(Browser):
 
     def open(self, url: str) -> None:
         """Open a URL in the page, and wait until it is loaded."""
-        result = self._connection.call("Page.navigate", {"url": url}, sessionId=self._session)
+        result = self._call_page("Page.navigate", url=url)
         assert "errorText" not in result, result["errorText"]
         wait_until(
             lambda: self.run("return location.href !== 'about:blank' && document.readyState === 'complete'")
@@ -67,15 +69,30 @@ class Chromium(Browser):
 
     def run(self, script: str, *arguments: Any) -> Any:
         """Run the body of an async function in the page, with `args`, and return its result."""
-        parameters = {
-            "expression": f"({async_function(script)})({json.dumps(json.dumps(arguments))})",
-            "awaitPromise": True,
-            "returnByValue": True,
-            "userGesture": True,
-        }
-        response = self._connection.call("Runtime.evaluate", parameters, sessionId=self._session)
+        response = self._call_page(
+            "Runtime.evaluate",
+            expression=f"({async_function(script)})({json.dumps(json.dumps(arguments))})",
+            awaitPromise=True,
+            returnByValue=True,
+            userGesture=True,
+        )
         assert "exceptionDetails" not in response, response["exceptionDetails"]["text"]
         return value_of(response["result"]["value"])
+
+    def notifications(self, count: int = 1) -> list[dict[str, Any]]:
+        """Wait until this number of notifications is shown, and return them."""
+        # getNotifications() would delete a notification that is stored but not displayed yet.
+        wait_until(lambda: self._displayed() >= count)
+        return super().notifications(count)
+
+    def _displayed(self) -> int:
+        self._call("Browser.getVersion")  # receives the events so far
+        events = [event["params"] for event in self._connection.events if "params" in event]
+        names = [parameters.get("backgroundServiceEvent", {}).get("eventName") for parameters in events]
+        return names.count("Notification displayed")
+
+    def _call_page(self, method: str, **parameters: Any) -> dict[str, Any]:
+        return self._connection.call(method, parameters, sessionId=self._session)
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         return self._connection.call(method, parameters)

@@ -35,6 +35,7 @@ class Connection:
     def __init__(self, websocket: ClientConnection):
         self._websocket = websocket
         self._ids = itertools.count(1)
+        self.events: list[dict[str, Any]] = []
 
     @classmethod
     @contextmanager
@@ -48,7 +49,7 @@ class Connection:
         request_id = next(self._ids)
         self._websocket.send(json.dumps({"id": request_id, "method": method, "params": parameters} | fields))
         while (response := json.loads(self._websocket.recv(30))).get("id") != request_id:
-            pass  # an event
+            self.events.append(response)
         assert "result" in response, f"{method}: {response}"
         result: dict[str, Any] = response["result"]
         return result
@@ -138,7 +139,7 @@ def running(command: list[str], home: Path, is_ready: Callable[[], Any]) -> Iter
         env={"HOME": str(home), "PATH": "/usr/bin:/bin"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=__import__("os").open("/tmp/ffproto/chr.log", 0o1101),
+        stderr=subprocess.DEVNULL,
     )
 
     def is_ready_or_exited() -> bool:

@@ -25,6 +25,7 @@ PREFERENCES: Preferences = {
     "dom.push.retryBaseInterval": 200,
     "permissions.default.desktop-notification": 1,
     "alerts.useSystemBackend": False,
+    "dom.webnotifications.disable_open_click_delay": 60_000,  # ms in which a click may open a tab
     "network.proxy.type": 0,
     "network.captive-portal-service.enabled": False,
     "network.connectivity-service.enabled": False,
@@ -56,7 +57,7 @@ CLICK_NOTIFICATION = """
     const [title, name] = args;
     const titleOf = (alert) => alert.document.getElementById("alertTitleLabel")?.value;
     const alert = [...Services.wm.getEnumerator("alert:alert")].find((alert) => titleOf(alert) === title);
-    if (!alert) return false;
+    if (alert?.document.readyState !== "complete") return false;
     if (name === null) {
         alert.document.getElementById("alertBox").click();
     } else {
@@ -72,7 +73,7 @@ class Firefox(Browser):
 
     def __init__(self, profile: Path, push_service: str):
         self._profile = profile
-        self._preferences = PREFERENCES | {"dom.push.serverURL": push_service}
+        self._preferences = {**PREFERENCES, "dom.push.serverURL": push_service}
         self._changed_preferences: set[str] = set()
         lines = (
             f"user_pref({json.dumps(name)}, {json.dumps(value)});\n"

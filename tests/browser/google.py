@@ -56,20 +56,16 @@ class PushService:
             + _field(17, 60)  # TTL
             + _field(18, int(time.time() * 1000))
             + _field(21, body)
-            + _field(24, 1)
         )
         with self._connected:
             assert self._connected.wait_for(lambda: self._connection, 60), "Chromium did not connect"
             assert self._connection is not None
-            import sys
-
-            print("DELIVER", id(self._connection), time.time(), file=sys.stderr)
             _write_frame(self._connection, DATA_MESSAGE, message)
 
     def _register(self, form: dict[str, str]) -> str:
         if form.get("delete") == "true":
             for token, registration in list(self._registrations.items()):
-                if registration["X-subtype"] == form["X-subtype"]:
+                if registration.get("X-subtype") == form.get("X-subtype"):
                     del self._registrations[token]
             return f"deleted={form['app']}"
         token = f"{secrets.token_hex(6)[:11]}:{secrets.token_hex(45)}"
@@ -80,9 +76,6 @@ class PushService:
         stream.read(1)  # the version
         while (tag := stream.read(1)) != b"":
             message = stream.read(_read_varint(stream))
-            import sys
-
-            print("FRAME", id(stream), time.time(), tag, message[:200], file=sys.stderr)
             if tag[0] == LOGIN_REQUEST:
                 with self._connected:
                     stream.write(bytes([VERSION]))

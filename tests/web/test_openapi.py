@@ -19,3 +19,22 @@ def test_two_applications_in_one_process_show_their_own_cookie(make_app: Callabl
     for name, app in apps.items():
         schemes = app.test_client().get("/openapi.json").json["components"]["securitySchemes"]
         assert schemes["session"] == {"type": "apiKey", "in": "cookie", "name": name}
+
+
+def test_every_link_refers_to_an_operation(client: FlaskClient) -> None:
+    document = client.get("/openapi.json").json
+    operations = [
+        operation
+        for path in document["paths"].values()
+        for method, operation in path.items()
+        if method != "parameters"
+    ]
+    links = [
+        link
+        for operation in operations
+        for response in operation["responses"].values()
+        for link in response.get("links", {}).values()
+    ]
+    assert links
+    for link in links:
+        assert link["operationId"] in [operation.get("operationId") for operation in operations]
