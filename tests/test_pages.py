@@ -17,7 +17,7 @@ from pushapp.config import SETTINGS
 from pushapp.database import engine
 from tests.conftest import signed_in
 from tests.support.deployment import NGINX, PROGRAMS, README, ROOT, Deployment, block, running, wait_for
-from tests.support.http import fetch as get
+from tests.support.http import fetch
 from tests.support.postgresql import free_port
 from tests.support.subscriptions import subscription
 from tests.support.waiting import wait_until
@@ -39,11 +39,11 @@ def test_the_demo_command(tmp_path: Path) -> None:
     with running([*command.split(), "--port", str(port)], cwd=tmp_path, env=environment) as demo:
         wait_for(port, demo)
         site = f"http://127.0.0.1:{port}"
-        status, page = get(site)
+        status, page = fetch(site)
         assert (status, b"Your devices" in page) == (200, True)
-        assert get(f"{site}/demo/sign-in", {"name": "alice"}) == (200, {"name": "alice"})
-        assert get(f"{site}/readyz")[0] == 200
-        assert get(site, Host="evil.example")[0] == 400
+        assert fetch(f"{site}/demo/sign-in", {"name": "alice"}) == (200, {"name": "alice"})
+        assert fetch(f"{site}/readyz")[0] == 200
+        assert fetch(site, Host="evil.example")[0] == 400
     assert (tmp_path / "instance" / "pushapp.db").exists()
 
 
@@ -53,15 +53,15 @@ def test_gunicorn_behind_nginx(migrated_postgresql: str, tmp_path: Path) -> None
     with site.gunicorn(), site.nginx():
         context, url = site.context(), site.tls_url
         origin = {"Cookie": site.cookie("the user behind nginx"), "Origin": url}
-        stored = get(f"{url}/push/subscribe", subscription(), context, **origin)
+        stored = fetch(f"{url}/push/subscribe", subscription(), context, **origin)
         assert stored == (200, {"ok": True, "count": 1})
-        assert get(f"{url}/push/subscriptions", None, context, **origin)[1]["count"] == 1
+        assert fetch(f"{url}/push/subscriptions", None, context, **origin)[1]["count"] == 1
         cross_site = origin | {"Origin": "https://evil.example"}
-        assert get(f"{url}/push/subscribe", {}, context, **cross_site)[0] == 403
-        assert get(f"{url}/push/subscribe", {"x": "x" * 20_000}, context, **origin)[0] == 413
-        assert get(f"{url}/metrics", None, context)[0] == 403
+        assert fetch(f"{url}/push/subscribe", {}, context, **cross_site)[0] == 403
+        assert fetch(f"{url}/push/subscribe", {"x": "x" * 20_000}, context, **origin)[0] == 413
+        assert fetch(f"{url}/metrics", None, context)[0] == 403
         idle = [socket.create_connection(("127.0.0.1", site.tls_port)) for _ in range(40)]
-        assert get(f"{url}/readyz", None, context)[0] == 200
+        assert fetch(f"{url}/readyz", None, context)[0] == 200
         for connection in idle:
             connection.close()
 
@@ -75,7 +75,7 @@ def test_nginx_closes_an_idle_connection_before_gunicorn_does(tmp_path: Path) ->
         return {(each.laddr.port, each.raddr.port) for each in found if each.status == status}
 
     with site.gunicorn(), site.nginx():
-        assert get(f"{site.tls_url}/healthz", None, site.context())[0] == 200
+        assert fetch(f"{site.tls_url}/healthz", None, site.context())[0] == 200
         established = connections(psutil.CONN_ESTABLISHED)
         ((nginx_port, _),) = {pair for pair in established if pair[1] == site.port}
         by_nginx, by_gunicorn = (nginx_port, site.port), (site.port, nginx_port)

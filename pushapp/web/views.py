@@ -133,7 +133,7 @@ def create_message(body: tuple[Message, str | Everyone], headers: dict[str, str 
 
 
 @blueprint.get(f"/messages/<int(max={MAX_ID}):message_id>")
-@blueprint.doc(**openapi_docs(401, 404, 503, security="token"))
+@blueprint.doc(operationId="get_message", **openapi_docs(401, 404, 503, security="token"))
 @blueprint.response(200, MessageStatusSchema)
 def get_message(message_id: int) -> Status:
     """Get a message's delivery status."""

@@ -8,7 +8,7 @@ from tests.browser.demo_page import Demo, DemoPage
 from tests.browser.firefox import Firefox
 from tests.support.subscriptions import subscription
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("firefox")]
+pytestmark = pytest.mark.slow
 
 
 def test_removing_this_device_turns_the_switch_off(

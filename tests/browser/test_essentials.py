@@ -14,8 +14,6 @@ from tests.browser.firefox import Firefox
 from tests.browser.mozilla import DECRYPTED, PushService
 from tests.support.subscriptions import subscription
 
-pytestmark = pytest.mark.xdist_group("firefox")
-
 ATTACK = (Path(__file__).parent / "attack.js").read_text()
 
 

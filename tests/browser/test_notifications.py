@@ -10,7 +10,7 @@ from tests.browser.firefox import Firefox
 from tests.browser.mozilla import DECRYPTED, PushService
 from tests.browser.site import EMPTY_PAGE, Site
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("firefox")]
+pytestmark = pytest.mark.slow
 
 
 def test_the_next_user_of_a_browser_never_sees_a_message_to_the_first(

@@ -9,7 +9,7 @@ from tests.browser.firefox import Firefox
 from tests.browser.mozilla import PushService
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("firefox")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.usefixtures("page")
