@@ -57,6 +57,7 @@ def _init_app(
     cli_group: str = "push",
     with_health: bool = False,
 ) -> None:
+    url_prefix = url_prefix.rstrip("/")
     _reject_taken_names(app, cli_group)
     config.load_push_config(app)
     extensions.init_app(app)

@@ -23,7 +23,7 @@ from .database import engine, is_transient, summarize
 from .schema import alembic_config
 from .sending import outbox
 from .sending.audience import EVERYONE
-from .sending.worker import DEFAULT_CONCURRENCY, run_worker
+from .sending.worker import DEFAULT_CONCURRENCY, describe, run_worker
 from .web.schemas import SubscriptionSummarySchema
 from .webpush.message import DEFAULT_TTL, Message, MessageError, Urgency
 from .webpush.vapid import generate_key_pair
@@ -109,7 +109,7 @@ def list_command(user: str) -> None:
     click.echo(f"{user} has {len(stored)} subscription{'' if len(stored) == 1 else 's'}.", err=True)
 
 
-@push.command("vapid-keys")
+@push.command("vapid-keys", with_appcontext=False)
 def vapid_keys() -> None:
     """Print a new VAPID key pair, as settings for the environment.
 
@@ -197,7 +197,7 @@ def worker(concurrency: int, drain: bool) -> None:
     try:
         asyncio.run(run_worker(app_ctx.app, concurrency=concurrency, drain=drain))
     except (ConnectorException, OperationalError, TimeoutError) as error:
-        raise click.ClickException(f"database unavailable: {type(error).__name__}") from None
+        raise click.ClickException(describe(error)) from None
 
 
 def _log_to_stderr() -> None:

@@ -47,7 +47,7 @@ def _text(name: str, value: object) -> str:
 
 
 def _optional_text(name: str, value: object) -> str | None:
-    return None if value in (None, False) else _text(name, value)
+    return None if value in (None, False, "") else _text(name, value)
 
 
 def _optional_secret(name: str, value: object) -> str | bytes | None:
@@ -98,15 +98,19 @@ def _prepare_threshold(name: str, value: object) -> int | None:
 
 
 def _same_site(name: str, value: object) -> str | None:
-    if value not in (None, "Lax", "Strict", "None"):
+    if value is not None and str(value).title() not in ("Lax", "Strict", "None"):
         raise ConfigurationError(f"{name} must be Lax, Strict or None")
-    return None if value is None else str(value)
+    return None if value is None else str(value).title()
 
 
 def _lifetime(name: str, value: Any) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
     try:
-        return value if isinstance(value, timedelta) else timedelta(seconds=_integer(0)(name, value))
-    except (ConfigurationError, OverflowError):
+        if isinstance(value, bool) or value < 0:
+            raise ValueError
+        return timedelta(seconds=value)
+    except (TypeError, ValueError, OverflowError):
         raise ConfigurationError(f"{name} must be a number of seconds, or a timedelta") from None
 
 

@@ -121,6 +121,8 @@ def autocommit(deadline: float | None = None) -> Iterator[Connection]:
         if driver_connection and not connection.dialect.detect_autocommit_setting(driver_connection):
             connection.execution_options(isolation_level="AUTOCOMMIT")
         yield connection
+        # A host's SQLite engine may begin transactions itself, by SQLAlchemy's event "begin".
+        connection.commit()
 
 
 @contextmanager
@@ -212,7 +214,8 @@ class _TimedConnection(psycopg.Connection[Any]):
 def _connect_with_timeouts(
     _dialect: Dialect, _record: ConnectionPoolEntry, arguments: Sequence[Any], parameters: dict[str, Any]
 ) -> DBAPIConnection:
-    return _TimedConnection.connect(*arguments, **parameters)  # type: ignore[return-value]
+    # Autocommit from the start: listeners of a host for all engines may execute statements now.
+    return _TimedConnection.connect(*arguments, autocommit=True, **parameters)  # type: ignore[return-value]
 
 
 def _ping(connection: DBAPIConnection, _record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:

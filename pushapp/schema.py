@@ -1,10 +1,13 @@
 """The database schema: pushapp's own migrations, which a host's migrations neither see nor change."""
 
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 from alembic.autogenerate import comparators
 from alembic.autogenerate.api import AutogenContext
 from alembic.config import Config
+from alembic.migration import MigrationContext
 from alembic.util import CommandError
 from flask import current_app, has_app_context
 from sqlalchemy import Connection, inspect
@@ -17,18 +20,28 @@ QUEUE_SCHEMA = "push_queue"
 
 def alembic_config() -> Config:
     """Return Alembic's configuration for pushapp's migrations, without a configuration of logging."""
-    config = Config(MIGRATIONS / "alembic.ini", attributes={"configure_logging": False})
+    # Alembic's default is the standard output at the time of its import.
+    attributes = {"configure_logging": False}
+    config = Config(MIGRATIONS / "alembic.ini", stdout=sys.stdout, attributes=attributes)
     config.set_main_option("script_location", str(MIGRATIONS))
     return config
 
 
-def reject_foreign_tables(connection: Connection) -> None:
-    """Raise CommandError if the database has tables with pushapp's names that are not pushapp's."""
-    existing = set(inspect(connection).get_table_names())
-    foreign = sorted(existing.intersection(db.metadata.tables))
-    if foreign and VERSION_TABLE not in existing:
+def reject_foreign_names(connection: Connection) -> None:
+    """Raise CommandError if the database has pushapp's names for something that is not pushapp's."""
+    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    if context.get_current_heads():
+        return
+    inspector = inspect(connection)
+    foreign = [
+        *(("table", name) for name in inspector.get_table_names() if name in db.metadata.tables),
+        *(("view", name) for name in inspector.get_view_names() if name in db.metadata.tables),
+        *(("schema", name) for name in inspector.get_schema_names() if name == QUEUE_SCHEMA),
+    ]
+    if foreign:
+        kind, name = min(foreign)
         raise CommandError(
-            f"the database has a table {foreign[0]} that is not pushapp's: rename it, then run this again"
+            f"the database has a {kind} {name} that is not pushapp's: rename it, then run this again"
         )
 
 
@@ -40,5 +53,9 @@ def _hide_from_hosts(context: AutogenContext, _operations: Any, schemas: set[str
         return
     schemas.discard(QUEUE_SCHEMA)
     names = {*db.metadata.tables, VERSION_TABLE}
+
+    def is_visible(name: str | None, kind: str, parents: Mapping[str, str | None]) -> bool:
+        return kind != "table" or name not in names or parents.get("schema_name") is not None
+
     # Not by `include_name` or `include_object`: a host may pass its own.
-    context._name_filters.append(lambda name, kind, _parents: kind != "table" or name not in names)
+    context._name_filters.append(is_visible)

@@ -21,6 +21,8 @@ async function showUser({ name }) {
   $("sign-in").hidden = name !== null;
   $("signed-in").hidden = name === null;
   if (name === null) {
+    $("devices").replaceChildren(); // the next user must not see this user's devices
+    $("switch").setAttribute("aria-checked", "false");
     $("name").focus();
     return;
   }
@@ -93,7 +95,7 @@ $("sign-out").onclick = async () => {
   await attempt(async () => showUser(await call("POST", "/demo/sign-out", {})));
 };
 
-$("switch").onclick = async () => change($("switch"), (await current()) ? unsubscribe : subscribe);
+$("switch").onclick = () => change($("switch"), async () => ((await current()) ? unsubscribe : subscribe)());
 
 $("send").onclick = async () => {
   $("send").disabled = true;

@@ -25,7 +25,7 @@ DEFAULT_CONCURRENCY = 2  # batches of broadcasts that are sent concurrently
 HEARTBEAT_INTERVAL = 5  # seconds
 STALLED_AFTER = 20  # seconds without a heartbeat
 CONNECT_TIMEOUT = 5  # seconds, per attempt
-MISSING_SCHEMA = "the database has no queue yet: run `flask push db upgrade`; waiting for it"
+MISSING_SCHEMA = "the database has no queue yet: run `flask push db upgrade`"
 POLL_INTERVAL = 1  # seconds between polls for due jobs
 
 Connector = Callable[[], procrastinate.PsycopgConnector]
@@ -110,18 +110,23 @@ async def _run_until_disconnected(connector: Connector, options: dict[str, Any],
     try:
         await _run(connector, options, stop)
     except (ConnectorException, OperationalError, TimeoutError) as error:
-        cause = error.__cause__ or error
-        return (
-            MISSING_SCHEMA if isinstance(cause, UndefinedFunction | UndefinedTable) else type(cause).__name__
-        )
-    return "connection lost"
+        return describe(error)
+    return "database unavailable: connection lost"
+
+
+def describe(error: ConnectorException | OperationalError | TimeoutError) -> str:
+    """Return what a database error means, in one line."""
+    cause = error.__cause__ or error
+    if isinstance(cause, UndefinedFunction | UndefinedTable):
+        return MISSING_SCHEMA
+    return f"database unavailable: {type(cause).__name__}"
 
 
 async def _log_and_wait(reason: str, previous: str, stop: asyncio.Event) -> None:
     if reason != MISSING_SCHEMA:
-        logger.warning("database unavailable: %s; reconnecting", reason)
+        logger.warning("%s; reconnecting", reason)
     elif reason != previous:
-        logger.error(reason)
+        logger.error("%s; waiting for it", reason)
     with suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), DATABASE_RETRY)
 

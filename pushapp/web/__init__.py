@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from flask import Flask
 from flask_cors import CORS
@@ -14,10 +15,16 @@ BLUEPRINT_NAME: str = views.blueprint.name
 
 
 class Api(SmorestApi):  # type: ignore[misc]  # flask-smorest has no types
-    """flask-smorest without its error handlers: ours are in `errors`."""
+    """flask-smorest without its error handlers (ours are in `errors`), and without its command group."""
 
     def _register_error_handlers(self) -> None:
         pass
+
+    def _init_spec(self, **options: Any) -> None:
+        # A host's own command group `openapi` would be replaced.
+        commands = dict(self._app.cli.commands)
+        super()._init_spec(**options)
+        self._app.cli.commands = commands
 
 
 def init_app(app: Flask, *, user_id: Callable[[], object] | None, url_prefix: str, with_health: bool) -> None:

@@ -49,13 +49,10 @@ class DemoPage:
         self.browser.run("document.getElementById(args[0]).click()", element_id)
 
     def switch(self, on: bool) -> None:
-        """Click the switch, and wait until it is on or off."""
+        """Click the switch, once it shows the other state, and wait until it is on or off."""
+        self._wait_for_switch(not on)
         self.click("switch")
-        state = "true" if on else "false"
-        self.browser.wait_until(
-            f"document.getElementById('switch').getAttribute('aria-checked') === '{state}'"
-            " && !document.getElementById('switch').disabled"
-        )
+        self._wait_for_switch(on)
 
     def devices(self) -> list[str]:
         """Return the listed push services."""
@@ -68,3 +65,10 @@ class DemoPage:
         """Wait until the page shows a message, and return it."""
         message: str = self.browser.wait_until("document.getElementById('message').textContent")
         return message
+
+    def _wait_for_switch(self, on: bool) -> None:
+        state = "true" if on else "false"
+        self.browser.wait_until(
+            f"document.getElementById('switch').getAttribute('aria-checked') === '{state}'"
+            " && !document.getElementById('switch').disabled"
+        )

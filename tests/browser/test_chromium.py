@@ -14,7 +14,7 @@ from tests.browser.demo_page import Demo, DemoPage
 from tests.browser.google import PushService
 from tests.support.deployment import certificate
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("chromium")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed")]
 
 
 @pytest.fixture
@@ -26,8 +26,6 @@ def google(tmp_path: Path) -> Iterator[PushService]:
 
 @pytest.fixture
 def chromium(google: PushService) -> Iterator[Chromium]:
-    if PROGRAM is None:
-        pytest.skip("Chromium is not installed")
     with (
         TemporaryDirectory(ignore_cleanup_errors=True) as profile,
         closing(Chromium(Path(profile), google)) as chromium,

@@ -38,7 +38,7 @@ def test_a_subscription_moves_to_the_next_user_of_the_browser(
     assert demo.rows() == []
     assert firefox.subscription() is None
     page.sign_in("alice")
-    assert page.devices() == []
+    wait_until(lambda: page.devices() == [])
 
 
 def test_a_subscription_with_another_key_is_replaced(

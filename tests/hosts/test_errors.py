@@ -3,30 +3,93 @@
 from typing import Any
 
 import pytest
-from werkzeug.exceptions import HTTPException
+from flask import abort
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
+from werkzeug.exceptions import HTTPException, InternalServerError, NotFound, Unauthorized
 
 from tests.hosts.conftest import Host
 from tests.support.subscriptions import subscription
 
 pytestmark = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+HANDLED = [
+    400, 401, 403, 404, 405, 413, 415, 422, 500, 503, HTTPException, Exception, NotFound, Unauthorized,
+    InternalServerError, SQLAlchemyError, RuntimeError,
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("handled", [401, 404, 405, 415, 422, 500, HTTPException, Exception])
-def test_a_hosts_handler_does_not_replace_pushapps(host: Host, handled: Any) -> None:
-    host.app.register_error_handler(handled, lambda error: ("<h1>Host</h1>", 499))
-    client = host.add_pushapp().test_client()
-    assert client.post("/push/subscribe", json={}).json["code"] == 401
-    assert client.post("/push/subscribe", data="x").json["code"] == 415
-    assert client.get("/push/nothing").json["code"] == 404
-    assert client.put("/push/subscribe").json["code"] == 405
-    with client.session_transaction() as session:
-        session["user_id"] = "alice"
+def handle(_error: object) -> tuple[str, int]:
+    return "<h1>Host</h1>", 499
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_hosts_handlers_do_not_replace_pushapps(
+    host: Host, monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
+    users: list[object] = []
+    app = host.app if is_first else host.add_pushapp(user_id=lambda: (users and users[0]) or None)
+    for handled in HANDLED:
+        app.register_error_handler(handled, handle)
+    if is_first:
+        host.add_pushapp(user_id=lambda: (users and users[0]) or None)
+    client = app.test_client()
+
+    def status(response: Any) -> int:
+        assert response.status_code == response.json["code"], response.data
+        assert set(response.json) <= {"code", "status", "message", "errors"}
+        return int(response.json["code"])
+
+    assert status(client.post("/push/subscribe", json={})) == 401
+    assert status(client.post("/push/subscribe", data="x")) == 415
+    assert status(client.post("/push/subscribe", json={}, headers={"Sec-Fetch-Site": "cross-site"})) == 403
+    assert status(client.post("/push/messages", json={})) == 401
+    assert status(client.get("/push/nothing")) == 404
+    assert status(client.get("/push/subscriptions/x")) == 404
+    wrong_method = client.put("/push/subscribe")
+    assert status(wrong_method) == 405
+    assert set(wrong_method.headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
+    users.append("alice")
     invalid = client.post("/push/subscribe", json={})
-    assert (invalid.status_code, set(invalid.json["errors"]["json"])) == (422, {"endpoint", "keys"})
-    not_found = client.get("/nothing")
-    assert not_found.mimetype == "text/html"
-    if handled in (404, HTTPException, Exception):
-        assert not_found.status_code == 499
+    assert status(invalid) == 422
+    assert set(invalid.json["errors"]["json"]) == {"endpoint", "keys"}
+    assert status(client.post("/push/subscribe", json="x" * 20_000)) == 413
+    assert status(client.post("/push/subscribe", data="{", content_type="application/json")) == 400
+    assert status(client.delete("/push/subscriptions/7")) == 404
+    for raised, expected in (
+        (OperationalError("SELECT 1", {}, Exception("locked")), 503),
+        (IntegrityError("SELECT 1", {}, Exception("unique")), 500),
+        (RuntimeError("inside"), 500),
+    ):
+        monkeypatch.setattr("pushapp.subscriptions.save", raising(raised))
+        assert status(client.post("/push/subscribe", json=subscription())) == expected
+
+
+def raising(error: Exception) -> Any:
+    def fail(*_arguments: object) -> int:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("handled", [404, 405, 500, HTTPException, Exception])
+def test_the_hosts_errors_stay_its_own(host: Host, handled: Any) -> None:
+    app = host.app
+    app.register_error_handler(handled, handle)
+    app.add_url_rule("/fail", "fail", view_func=lambda: 1 / 0)
+    app.add_url_rule("/abort", "abort", view_func=lambda: abort(418))
+    client = host.add_pushapp().test_client()
+    expected = {
+        ("GET", "/nothing"): (404, (404, HTTPException, Exception)),
+        ("GET", "/push"): (404, (404, HTTPException, Exception)),
+        ("GET", "/pushing/nothing"): (404, (404, HTTPException, Exception)),
+        ("POST", "/"): (405, (405, HTTPException, Exception)),
+        # Flask passes exceptions to a handler of HTTPException too, as InternalServerError.
+        ("GET", "/fail"): (500, (500, HTTPException, Exception)),
+        ("GET", "/abort"): (418, (HTTPException, Exception)),
+    }
+    for (method, path), (status, handlers) in expected.items():
+        response = client.open(path, method=method)
+        assert response.status_code == (499 if handled in handlers else status), path
+        assert response.mimetype == "text/html"
 
 
 @pytest.mark.parametrize("handled", [None, 500, Exception])
@@ -34,15 +97,24 @@ def test_an_exception_is_a_500_without_a_stack(
     host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, handled: Any
 ) -> None:
     if handled:
-        host.app.register_error_handler(handled, lambda error: ("<h1>Host</h1>", 499))
-
-    def fail(*_arguments: object) -> int:
-        raise RuntimeError("inside")
-
-    monkeypatch.setattr("pushapp.subscriptions.save", fail)
-    response = (
-        host.add_pushapp(user_id=lambda: "alice").test_client().post("/push/subscribe", json=subscription())
-    )
+        host.app.register_error_handler(handled, handle)
+    monkeypatch.setattr("pushapp.subscriptions.save", raising(RuntimeError("inside")))
+    client = host.add_pushapp(user_id=lambda: "alice").test_client()
+    response = client.post("/push/subscribe", json=subscription())
     assert (response.status_code, response.json["code"]) == (500, 500)
     assert b"inside" not in response.data
+    assert b"Traceback" not in response.data
     assert "inside" in caplog.text
+
+
+def test_an_exception_of_the_hosts_user_id_is_a_500(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    response = host.add_pushapp(user_id=lambda: 1 / 0).test_client().get("/push/subscriptions")
+    assert (response.status_code, response.json["code"]) == (500, 500)
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_an_exception_is_raised_in_the_hosts_tests(host: Host) -> None:
+    host.app.testing = True
+    client = host.add_pushapp(user_id=lambda: 1 / 0).test_client()
+    with pytest.raises(ZeroDivisionError):
+        client.get("/push/subscriptions")

@@ -1,8 +1,6 @@
-"""Names: prefix and command group, several applications, and what a host has of the same name."""
+"""Names: prefix and command group, several applications, and names that a host has taken."""
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,89 +8,106 @@ from flask import Blueprint, Flask
 from flask.cli import AppGroup
 from flask_smorest import Api
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import text
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
 import pushapp
+from pushapp.database import engine
 from pushapp.testing import create_tables
 from tests.hosts.conftest import Host
-from tests.support.deployment import ROOT
 from tests.support.subscriptions import subscription
 
 on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-on_postgresql = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+OTHER_ORIGIN = "https://app.example.com"
 
 
 @on_sqlite
-def test_prefix_and_command_group_are_the_hosts_choice(host: Host) -> None:
-    host.app.config["PUSH_ALLOWED_ORIGINS"] = ["https://app.example.com"]
-    app = host.add_pushapp(url_prefix="/notify", cli_group="notify", user_id=lambda: "alice")
-    client = app.test_client()
-    response = client.post(
-        "/notify/subscribe", json=subscription(), headers={"Origin": "https://app.example.com"}
-    )
+@pytest.mark.parametrize("url_prefix", ["/notify", "/notify/", "/a/b"])
+def test_prefix_and_command_group_are_the_hosts_choice(host: Host, url_prefix: str) -> None:
+    host.app.config.update(PUSH_ALLOWED_ORIGINS=[OTHER_ORIGIN], PUSH_OPENAPI_URL_PREFIX="/notify-api")
+    app = host.add_pushapp(url_prefix=url_prefix, cli_group="notify", user_id=lambda: "alice")
+    client, prefix = app.test_client(), url_prefix.rstrip("/")
+    response = client.post(f"{prefix}/subscribe", json=subscription(), headers={"Origin": OTHER_ORIGIN})
     assert response.json == {"ok": True, "count": 1}
-    assert response.headers["Access-Control-Allow-Origin"] == "https://app.example.com"
-    assert client.get("/notify/nothing").json["code"] == 404
-    assert client.get("/push/nothing").mimetype == "text/html"
+    assert response.headers["Access-Control-Allow-Origin"] == OTHER_ORIGIN
+    preflight = client.options(
+        f"{prefix}/subscribe", headers={"Origin": OTHER_ORIGIN, "Access-Control-Request-Method": "POST"}
+    )
+    assert preflight.headers["Access-Control-Allow-Origin"] == OTHER_ORIGIN
+    assert "Access-Control-Allow-Origin" not in client.get("/", headers={"Origin": OTHER_ORIGIN}).headers
+    for script in ("client.js", "service-worker.js"):
+        with client.get(f"{prefix}/{script}") as found:
+            assert (found.status_code, found.mimetype) == (200, "text/javascript")
+    assert client.get(f"{prefix}/nothing").json["code"] == 404
+    assert client.get(f"{prefix}/subscribe").json["code"] == 405
+    for path in ("/push/nothing", "/push/subscribe", f"{prefix}-board"):
+        assert client.get(path).mimetype == "text/html"
+    paths = client.get("/notify-api/openapi.json").json["paths"]
+    assert f"{prefix}/subscribe" in paths
+    assert all(path.startswith(f"{prefix}/") for path in paths)
     assert app.test_cli_runner().invoke(args=["notify", "list", "alice"]).exit_code == 0
+    assert "push" not in app.cli.commands
 
 
 @on_sqlite
-def test_an_ipv6_origin_is_not_a_pattern(host: Host) -> None:
-    host.app.config["PUSH_ALLOWED_ORIGINS"] = ["https://[2001:db8::1]:8443"]
+@pytest.mark.parametrize(
+    "origin", ["https://[2001:db8::1]:8443", "https://a.b.example.com", "https://x--1.example"]
+)
+def test_an_allowed_origin_is_not_a_pattern(host: Host, origin: str) -> None:
+    host.app.config["PUSH_ALLOWED_ORIGINS"] = [origin]
     client = host.add_pushapp(user_id=lambda: "alice").test_client()
-    for origin, allowed in (("https://[2001:db8::1]:8443", True), ("https://d:8443", False)):
+
+    def subscribe_from(origin: str) -> tuple[int, str | None]:
         response = client.post("/push/subscribe", json=subscription(), headers={"Origin": origin})
-        assert (response.headers.get("Access-Control-Allow-Origin") == origin) == allowed
-        assert response.status_code == (200 if allowed else 403)
+        return response.status_code, response.headers.get("Access-Control-Allow-Origin")
+
+    assert subscribe_from(origin) == (200, origin)
+    for other in ("https://d:8443", "https://a-b.example.com", "https://aXb.example.com", f"{origin}.evil.example", f"x{origin}"):  # fmt: skip
+        assert subscribe_from(other) == (403, None)
 
 
-@on_sqlite
-def test_a_command_group_of_the_same_name_is_rejected(host: Host) -> None:
+def test_a_taken_command_group_is_rejected(tmp_path: Path) -> None:
+    host = Host(f"sqlite:///{tmp_path}/host.db", tmp_path)
     host.app.cli.add_command(AppGroup("push"))
     with pytest.raises(pushapp.ConfigurationError, match=r"command group named push: .* cli_group"):
-        host.add_pushapp()
+        pushapp.init_app(host.app)
+    assert host.app.cli.commands["push"].help is None
+    host.app.cli.add_command(AppGroup("openapi", help="The host's."))  # flask-smorest has one, too
+    host.add_pushapp(cli_group="web-push")
+    assert set(host.app.cli.commands) == {"push", "openapi", "web-push"}
+    assert host.app.cli.commands["openapi"].help == "The host's."
+    host.close()
 
 
 @on_sqlite
-def test_a_blueprint_of_the_same_name_is_rejected_and_one_named_push_is_not(host: Host) -> None:
-    host.app.register_blueprint(Blueprint("push", __name__))
+def test_a_taken_blueprint_name_and_a_second_call_are_rejected(host: Host) -> None:
+    host.app.register_blueprint(Blueprint("push", __name__))  # no conflict
     host.add_pushapp()
-    with pytest.raises(pushapp.ConfigurationError, match="blueprint named pushapp"):
+    with pytest.raises(pushapp.ConfigurationError, match=r"blueprint named pushapp: call init_app once"):
         pushapp.init_app(host.app)
+    with pytest.raises(pushapp.ConfigurationError, match="blueprint named pushapp"):
+        pushapp.init_app(host.app, url_prefix="/other", cli_group="other")
+    other = Flask("other")
+    other.register_blueprint(Blueprint("pushapp", __name__))
+    with pytest.raises(pushapp.ConfigurationError, match="or rename yours"):
+        pushapp.init_app(other)
 
 
 @on_sqlite
-def test_a_model_of_the_same_name_is_rejected(host: Host) -> None:
-    host.db.Table("push_messages", host.db.Column("id", host.db.Integer, primary_key=True))
-    with pytest.raises(pushapp.ConfigurationError, match="push_messages"):
+@pytest.mark.parametrize("name", ["push_subscriptions", "push_messages", "push_outcomes"])
+def test_a_taken_table_name_is_rejected(host: Host, name: str) -> None:
+    host.db.Table(name, host.db.Column("id", host.db.Integer, primary_key=True))
+    with pytest.raises(pushapp.ConfigurationError, match=f"a table {name}, .* rename yours"):
         host.add_pushapp()
 
 
-def test_a_table_of_the_same_name_in_the_database_is_rejected_and_stays(host: Host) -> None:
-    host.db.init_app(host.app)
-    pushapp.init_app(host.app)
-    with host.app.app_context(), host.db.engine.begin() as connection:
-        connection.execute(text("CREATE TABLE push_subscriptions (mine integer)"))
-    done = host.app.test_cli_runner().invoke(args=["push", "db", "upgrade"])
-    assert done.exit_code == 1
-    assert done.stderr.startswith("Error: the database has a table push_subscriptions that is not pushapp's")
-    assert len(done.stderr.splitlines()) == 1
-    with host.app.app_context(), host.db.engine.begin() as connection:
-        assert connection.execute(text("SELECT mine FROM push_subscriptions")).all() == []
-
-
-@on_sqlite
-def test_another_database_is_rejected(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A mock: MySQL's driver is no requirement.
-    host.db.init_app(host.app)
-    with host.app.app_context():
-        monkeypatch.setattr(host.db.engine.dialect, "name", "mysql")
-    with pytest.raises(pushapp.ConfigurationError, match="mysql: pushapp supports only"):
-        pushapp.init_app(host.app)
-    monkeypatch.undo()
+@pytest.mark.parametrize("driver", ["mysql+pymysql", "mariadb+pymysql"])
+def test_another_database_is_rejected(tmp_path: Path, driver: str) -> None:
+    host = Host(f"{driver}://user@127.0.0.1:1/name", tmp_path)  # engines connect at their first statement
+    with pytest.raises(pushapp.ConfigurationError) as rejection:
+        host.add_pushapp()
+    name = driver.partition("+")[0]
+    assert str(rejection.value) == f"the database is {name}: pushapp supports only postgresql and sqlite"
 
 
 def test_binds_without_a_default_are_rejected(tmp_path: Path) -> None:
@@ -105,49 +120,64 @@ def test_binds_without_a_default_are_rejected(tmp_path: Path) -> None:
         db.engines["other"].dispose()
 
 
-def test_the_hosts_flask_command_prints_one_line(tmp_path: Path) -> None:
-    (tmp_path / "host.py").write_text(
-        "from flask import Flask\nimport pushapp\ndef create_app():\n    app = Flask('host')\n"
-        "    app.config['PUSH_VAPID_SUBJEKT'] = 'x'\n    pushapp.init_app(app)\n    return app\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "host", "routes"], cwd=tmp_path, capture_output=True, text=True,
-        check=False, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert done.stderr == "Error: PUSH_VAPID_SUBJEKT is not a setting: did you mean PUSH_VAPID_SUBJECT?\n"
-
-
 def test_two_applications_in_one_process_are_apart(tmp_path: Path) -> None:
-    hosts = [Host(f"sqlite:///{tmp_path}/{name}.db", tmp_path) for name in ("a", "b")]
-    clients = [host.add_pushapp(user_id=lambda: "alice").test_client() for host in hosts]
-    assert clients[0].post("/push/subscribe", json=subscription()).json["count"] == 1
-    assert clients[1].get("/push/subscriptions").json["count"] == 0
+    hosts = [
+        Host(
+            f"sqlite:///{tmp_path}/{name}.db", tmp_path, SESSION_COOKIE_NAME=name, PUSH_OPENAPI_URL_PREFIX="/"
+        )
+        for name in ("a", "b")
+    ]
+    clients = [
+        host.add_pushapp(user_id=lambda: "alice", url_prefix=f"/push-{name}").test_client()
+        for name, host in zip("ab", hosts, strict=True)
+    ]
+    assert clients[0].post("/push-a/subscribe", json=subscription()).json["count"] == 1
+    assert clients[1].get("/push-b/subscriptions").json["count"] == 0
+    for name, client in zip("ab", clients, strict=True):
+        document = client.get("/openapi.json").json
+        assert document["components"]["securitySchemes"]["session"]["name"] == name
+        assert f"/push-{name}/subscribe" in document["paths"]
+        assert client.get("/push-a/nothing").mimetype == ("application/json" if name == "a" else "text/html")
     for host in hosts:
         host.close()
 
 
 @on_sqlite
 def test_pushapp_works_below_a_script_name(host: Host) -> None:
+    host.app.config["PUSH_ALLOWED_ORIGINS"] = [OTHER_ORIGIN]
     app = host.add_pushapp(user_id=lambda: "alice")
     client = Client(DispatcherMiddleware(Flask("root"), {"/shop": app}))
-    assert client.post("/shop/push/subscribe", json=subscription()).status_code == 200
-    response = client.get("/shop/push/nothing")
-    assert (response.status_code, response.mimetype) == (404, "application/json")
+    response = client.post("/shop/push/subscribe", json=subscription(), headers={"Origin": OTHER_ORIGIN})
+    assert response.status_code == 200
+    assert response.headers["Access-Control-Allow-Origin"] == OTHER_ORIGIN
+    for method, path, status in (("GET", "nothing", 404), ("PUT", "subscribe", 405)):
+        response = client.open(f"/shop/push/{path}", method=method)
+        assert (response.status_code, response.mimetype) == (status, "application/json")
+    assert client.get("/push/nothing").mimetype == "text/html"
 
 
 @on_sqlite
-def test_a_flask_smorest_of_the_hosts_stays_its_own(host: Host) -> None:
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_flask_smorest_of_the_hosts_stays_its_own(host: Host, is_first: bool) -> None:
     host.app.config.update(API_TITLE="Shop", API_VERSION="1", OPENAPI_VERSION="3.0.2", OPENAPI_URL_PREFIX="/")
-    Api(host.app)
-    client = host.add_pushapp().test_client()
-    assert "/push/subscribe" not in client.get("/openapi.json").json["paths"]
+    host.app.config["PUSH_OPENAPI_URL_PREFIX"] = "/push"
+    if is_first:
+        Api(host.app)
+    app = host.add_pushapp()
+    if not is_first:
+        Api(app)
+    client = app.test_client()
+    shop, push = client.get("/openapi.json").json, client.get("/push/openapi.json").json
+    assert (shop["info"]["title"], shop["paths"]) == ("Shop", {})
+    assert "/push/subscribe" in push["paths"]
     assert client.post("/push/subscribe", json={}).json["code"] == 401
+    assert client.get("/push/nothing").json["code"] == 404
+    assert client.get("/nothing").json["status"] == "Not Found"  # flask-smorest's
 
 
 def test_a_host_without_a_database_gets_pushapps(url: str, tmp_path: Path) -> None:
     app = Flask("plain", instance_path=str(tmp_path))
-    app.config.update(SECRET_KEY="x", SQLALCHEMY_DATABASE_URI=url, PUSH_VAPID_PRIVATE_KEY=None)
+    app.config.update(SECRET_KEY="x", SQLALCHEMY_DATABASE_URI=url)
     if url.startswith("postgresql"):
         with pytest.raises(pushapp.ConfigurationError, match="PUSH_VAPID_PRIVATE_KEY is not set"):
             pushapp.init_app(app)
@@ -155,5 +185,16 @@ def test_a_host_without_a_database_gets_pushapps(url: str, tmp_path: Path) -> No
     pushapp.init_app(app, user_id=lambda: "alice")
     create_tables(app)
     assert app.test_client().post("/push/subscribe", json=subscription()).json == {"ok": True, "count": 1}
+    assert app.config["SESSION_COOKIE_NAME"] == "session"
+    for path in ("/healthz", "/readyz", "/openapi.json", "/metrics", "/demo/"):
+        assert app.test_client().get(path).status_code == 404
     with app.app_context():
-        pushapp.engine().dispose()
+        engine().dispose()
+
+
+@on_sqlite
+def test_the_hosts_models_and_pages_stay_as_they_are(host: Host, make_host: Callable[..., Host]) -> None:
+    app = host.add_pushapp()
+    assert set(host.db.metadata.tables) == {"user"}
+    assert app.test_client().get("/").text == "Welcome"
+    assert set(app.cli.commands) == {"push"}

@@ -1,32 +1,64 @@
 """Who is signed in: sessions, Flask-Login, Flask-WTF, Flask-Session, and pages that all need a login."""
 
-from pathlib import Path
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from cachelib import FileSystemCache
-from flask import Flask, redirect, request, session
-from flask_login import LoginManager, UserMixin, current_user, login_user
+from flask import Flask, Response, redirect, request, session
+from flask.testing import FlaskClient
+from flask_login import LoginManager, UserMixin, current_user, login_required, login_user, logout_user
 from flask_session import Session
 from flask_wtf import CSRFProtect
+from flask_wtf.csrf import generate_csrf
 
+import pushapp
+from pushapp import Message
 from tests.hosts.conftest import Host
+from tests.support.deployment import ROOT
+from tests.support.push_server import PushServer
 from tests.support.subscriptions import subscription
+
+on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 
 
 class User(UserMixin):
-    def __init__(self, user_id: str):
+    """A user whose sessions can be revoked: `get_id` is not the primary key."""
+
+    def __init__(self, user_id: int):
         self.id = user_id
 
+    def get_id(self) -> str:
+        return f"session-{self.id}"
 
-def add_login(app: Flask, banned: set[str]) -> None:
+
+def signed_in_user() -> object:
+    return current_user.get_id()
+
+
+def add_login(app: Flask, banned: set[str]) -> LoginManager:
     login_manager = LoginManager(app)
-    login_manager.user_loader(lambda user_id: None if user_id in banned else User(user_id))
+    login_manager.user_loader(
+        lambda user_id: None if user_id in banned else User(int(user_id.removeprefix("session-")))
+    )
 
-    @app.post("/sign-in/<user_id>")
-    def sign_in(user_id: str) -> str:
+    @app.post("/sign-in/<int:user_id>")
+    def sign_in(user_id: int) -> str:
         login_user(User(user_id), remember=True)
         return "Hello"
+
+    @app.post("/sign-out")
+    def sign_out() -> str:
+        logout_user()
+        return "Goodbye"
+
+    return login_manager
+
+
+def subscribe(client: FlaskClient, body: object = None) -> Any:
+    response = client.post("/push/subscribe", json=body or subscription())
+    return response.json["count"] if response.status_code == 200 else response.status_code
 
 
 def test_a_session_of_the_host_signs_in(host: Host) -> None:
@@ -34,33 +66,80 @@ def test_a_session_of_the_host_signs_in(host: Host) -> None:
     assert client.get("/push/subscriptions").status_code == 401
     with client.session_transaction() as stored:
         stored["user_id"] = "alice"
-    assert client.post("/push/subscribe", json=subscription()).json == {"ok": True, "count": 1}
+    assert subscribe(client) == 1
 
 
+def test_the_hosts_users_subscribe(host: Host) -> None:
+    add_login(host.app, set())
+    app = host.add_pushapp(user_id=signed_in_user)
+    alice, bob = app.test_client(), app.test_client()
+    alice.post("/sign-in/1")
+    bob.post("/sign-in/2")
+    body = subscription()
+    assert [subscribe(alice, body), subscribe(alice, body), subscribe(bob, body)] == [1, 1, 1]
+    assert alice.get("/push/subscriptions").json["count"] == 0  # the browser has another user
+    assert bob.get("/push/subscriptions").json["count"] == 1
+    bob.post("/sign-out")
+    assert bob.get("/push/subscriptions").status_code == 401
+
+
+@on_sqlite
 def test_flask_login_signs_in_with_the_remember_cookie_alone(host: Host) -> None:
     banned: set[str] = set()
     add_login(host.app, banned)
-    app = host.add_pushapp(user_id=lambda: current_user.get_id())  # noqa: PLW0108  # a proxy, per request
-    client = app.test_client()
-    assert client.post("/push/subscribe", json=subscription()).status_code == 401
+    client = host.add_pushapp(user_id=signed_in_user).test_client()
+    assert subscribe(client) == 401
     client.post("/sign-in/7")
     client.delete_cookie("session")
-    assert client.post("/push/subscribe", json=subscription()).json == {"ok": True, "count": 1}
-    banned.add("7")
+    assert client.get_cookie("remember_token") is not None
+    assert subscribe(client) == 1
+    banned.add("session-7")
     assert client.get("/push/subscriptions").status_code == 401
+    banned.clear()
+    assert client.get("/push/subscriptions").json["count"] == 1
 
 
-def test_flask_wtf_needs_no_token_for_pushapp_and_one_for_the_host(host: Host) -> None:
+@on_sqlite
+def test_flask_logins_key_in_the_session_is_a_setting(host: Host) -> None:
+    host.app.config["PUSH_SESSION_USER_KEY"] = "_user_id"
+    add_login(host.app, set())
+    client = host.add_pushapp().test_client()
+    client.post("/sign-in/7")
+    assert subscribe(client) == 1
+
+
+@on_sqlite
+def test_a_message_to_an_id_of_get_id_reaches_the_user(host: Host, push_server: PushServer) -> None:
+    host.app.config["PUSH_TRUSTED_PUSH_SERVICES"] = [push_server.origin]
+    add_login(host.app, set())
+    app = host.add_pushapp(user_id=signed_in_user)
+    client = app.test_client()
+    client.post("/sign-in/7")
+    body = push_server.subscription()
+    assert subscribe(client, body) == 1
+    with app.app_context():
+        pushapp.send(Message(title="Hello"), to=User(7).get_id())
+        pushapp.send(Message(title="Another user's"), to="7")
+    assert [push.message["notification"]["title"] for push in push_server.to(body)] == ["Hello"]
+
+
+@on_sqlite
+def test_flask_wtf_needs_no_token_for_pushapp_and_needs_the_hosts(host: Host) -> None:
     csrf = CSRFProtect(host.app)
+    host.app.add_url_rule("/token", endpoint="token", view_func=generate_csrf)
     host.app.add_url_rule("/form", endpoint="form", view_func=lambda: "posted", methods=["POST"])
     app = host.add_pushapp(user_id=lambda: "alice")
-    csrf.exempt(app.blueprints["pushapp"])
     client = app.test_client()
-    assert client.post("/push/subscribe", json=subscription()).status_code == 200
+    without = client.post("/push/subscribe", json=subscription())
+    assert (without.status_code, without.json["message"]) == (400, "The CSRF token is missing.")
+    csrf.exempt(app.blueprints["pushapp"])
+    assert subscribe(client) == 1
+    assert client.delete("/push/subscriptions/1").status_code == 204
     assert client.post("/form").status_code == 400
+    assert client.post("/form", data={"csrf_token": client.get("/token").text}).text == "posted"
 
 
-def test_sessions_on_the_server_sign_in(host: Host, tmp_path: Path) -> None:
+def test_sessions_on_the_server_sign_in(host: Host, tmp_path: Any) -> None:
     host.app.config.update(
         SESSION_TYPE="cachelib", SESSION_CACHELIB=FileSystemCache(str(tmp_path / "sessions"))
     )
@@ -74,25 +153,75 @@ def test_sessions_on_the_server_sign_in(host: Host, tmp_path: Path) -> None:
     client = host.add_pushapp().test_client()
     assert client.get("/push/subscriptions").status_code == 401
     client.post("/sign-in")
-    assert client.get("/push/subscriptions").status_code == 200
+    assert subscribe(client) == 1
     done = host.app.test_cli_runner().invoke(args=["push", "cookie", "alice"])
-    assert "does not use signed-cookie sessions" in done.stderr
+    assert "does not use signed-cookie sessions" in done.output
 
 
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_a_login_for_every_page_leaves_out_what_the_page_names(host: Host) -> None:
-    page = (Path(__file__).parents[2] / "pushapp" / "README.md").read_text()
-    named = page[page.index("**`login_required` on everything.**") :].split("- **CSRF.**")[0]
+def named_endpoints() -> set[str]:
+    """Return the endpoints that the page names for a `before_request` with a login."""
+    page = (ROOT / "pushapp" / "README.md").read_text()
+    paragraph = page[page.index("**`login_required` on everything.**") :].split("\n- **")[0]
+    return set(re.findall(r"`(pushapp\.\w+)`", paragraph))
 
-    @host.app.before_request
+
+@on_sqlite
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_login_for_every_page_leaves_out_the_endpoints_that_the_page_names(
+    host: Host, is_first: bool
+) -> None:
+    app, public = host.app, named_endpoints()
+    app.config["PUSH_API_TOKENS"] = ["token"]
+    login_manager = add_login(app, set())
+    login_manager.unauthorized_handler(lambda: redirect("/login"))
+
     def require_login() -> Any:
-        if request.endpoint is not None and f"`{request.endpoint}`" not in named and "user_id" not in session:
-            return redirect("/login")
-        return None
+        is_public = request.endpoint in public or request.endpoint == "sign_in"
+        return None if is_public else login_required(lambda: None)()
 
-    client = host.add_pushapp().test_client()
-    for path in ("/push/client.js", "/push/service-worker.js", "/push/vapid-public-key"):
-        with client.get(path) as response:
+    if is_first:
+        app.before_request(require_login)
+    host.add_pushapp(user_id=signed_in_user)
+    if not is_first:
+        app.before_request(require_login)
+    client = app.test_client()
+    for path in ("client.js", "service-worker.js", "vapid-public-key"):
+        with client.get(f"/push/{path}") as response:
             assert response.status_code == 200
+    token = {"Authorization": "Bearer token"}
+    assert client.get("/push/messages/1", headers=token).status_code == 404
     assert client.get("/push/messages/1").status_code == 401
+    message = {"to": {"user_id": "nobody"}, "notification": {"title": "x"}}
+    assert client.post("/push/messages", json=message, headers=token).status_code == 202
+    assert client.get("/").status_code == 302
     assert client.get("/push/subscriptions").status_code == 302
+    client.post("/sign-in/7")
+    assert subscribe(client) == 1
+
+
+@on_sqlite
+def test_the_hosts_unauthorized_handler_does_not_replace_pushapps(host: Host) -> None:
+    add_login(host.app, set()).unauthorized_handler(lambda: redirect("/login"))
+    response = host.add_pushapp(user_id=signed_in_user).test_client().post("/push/subscribe", json={})
+    assert (response.status_code, response.json["code"]) == (401, 401)
+
+
+@on_sqlite
+@pytest.mark.parametrize("invalid", ["", " " * 256, "a\0b", True, 1.5, ["alice"], b"alice", "\ud800"])
+def test_an_invalid_id_signs_nobody_in(host: Host, invalid: object) -> None:
+    client = host.add_pushapp(user_id=lambda: invalid).test_client()
+    assert subscribe(client) == 401
+
+
+@on_sqlite
+def test_responses_of_the_host_pass_through_its_own_hooks(host: Host, make_host: Callable[..., Host]) -> None:
+    @host.app.after_request
+    def add_header(response: Response) -> Response:
+        response.headers["X-Host"] = "yes"
+        return response
+
+    client = host.add_pushapp(user_id=lambda: 7).test_client()
+    response = client.post("/push/subscribe", json=subscription())
+    assert response.headers["X-Host"] == "yes"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert client.get("/push/nothing").headers["X-Host"] == "yes"

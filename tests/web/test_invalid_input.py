@@ -31,7 +31,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deployment]
 
 def send(site: Deployment, request: bytes) -> bytes:
     """Send a request verbatim, and return all bytes of the response."""
-    with socket.create_connection(("127.0.0.1", site.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", site.port), timeout=60) as connection:
         response = b""
         try:
             connection.sendall(request)
@@ -97,7 +97,7 @@ def test_all_invalid_input_is_rejected(site: Deployment) -> None:
     for request in requests:
         started_at = time.monotonic()
         response = send(site, request)
-        is_late = time.monotonic() - started_at > 5
+        is_late = time.monotonic() - started_at > 30
         if is_late or not all(is_rejection(status, request) for status in statuses(response)):
             failures.append((request[:300], response[:300]))
     assert failures == []

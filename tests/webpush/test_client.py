@@ -91,7 +91,7 @@ def test_a_missing_response_delays_only_its_own_message(
     ]
     began = time.monotonic()
     assert results(deliver(push_server, subscriptions)) == ["retry", "sent"]
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 10
     end_of_test.set()
 
 

@@ -84,5 +84,5 @@ def test_unresponsive_name_servers_occupy_no_threads(
         outcomes, seconds = asyncio.run(run())
         assert results(outcomes) == ["retry"] * 100 + ["sent"]
         assert unresponsive.recv(1_000)
-    assert seconds < 3
-    assert time.monotonic() - began < TOTAL_TIMEOUT
+    assert seconds < 8
+    assert time.monotonic() - began < 2 * TOTAL_TIMEOUT
