@@ -65,7 +65,7 @@ def test_a_psycopg2_host_subscribes_sends_and_runs_a_worker(
         message_id = pushapp.send(Message(title="x"), to="alice")
         asyncio.run(run_worker(app, drain=True))
         assert outbox.status(message_id).sent == 1
-    assert len(push_server.to(body)) == 1
+    assert len(push_server.pushes_to(body)) == 1
 
 
 def show(*names: str) -> dict[str, Any]:

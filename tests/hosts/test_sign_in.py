@@ -120,7 +120,7 @@ def test_a_message_to_an_id_of_get_id_reaches_the_user(host: Host, push_server: 
     with app.app_context():
         pushapp.send(Message(title="Hello"), to=User(7).get_id())
         pushapp.send(Message(title="Another user's"), to="7")
-    assert [push.message["notification"]["title"] for push in push_server.to(body)] == ["Hello"]
+    assert [push.message["notification"]["title"] for push in push_server.pushes_to(body)] == ["Hello"]
 
 
 @on_sqlite
@@ -191,7 +191,7 @@ def test_a_login_for_every_page_leaves_out_the_endpoints_that_the_page_names(
     token = {"Authorization": "Bearer token"}
     assert client.get("/push/messages/1", headers=token).status_code == 404
     assert client.get("/push/messages/1").status_code == 401
-    message = {"to": {"user_id": "nobody"}, "notification": {"title": "x"}}
+    message = {"to": {"user_id": "carol"}, "notification": {"title": "x"}}
     assert client.post("/push/messages", json=message, headers=token).status_code == 202
     assert client.get("/").status_code == 302
     assert client.get("/push/subscriptions").status_code == 302
@@ -208,7 +208,7 @@ def test_the_hosts_unauthorized_handler_does_not_replace_pushapps(host: Host) ->
 
 @on_sqlite
 @pytest.mark.parametrize("invalid", ["", " " * 256, "a\0b", True, 1.5, ["alice"], b"alice", "\ud800"])
-def test_an_invalid_id_signs_nobody_in(host: Host, invalid: object) -> None:
+def test_an_invalid_id_is_unauthenticated(host: Host, invalid: object) -> None:
     client = host.add_pushapp(user_id=lambda: invalid).test_client()
     assert subscribe(client) == 401
 

@@ -23,6 +23,7 @@ from tests.support.subscriptions import subscription
 
 KEYS = subscription()["keys"]
 RESPONSE_LIMIT = 5.0  # seconds; guaranteed for every request, during an outage too
+CLIENT_TIMEOUT = 120.0  # seconds; above those of gunicorn and nginx, which must not be reached
 RECOVERY_TIMEOUT = 30.0  # seconds to wait for a recovery, before it counts as none
 
 
@@ -92,7 +93,9 @@ class Clients:
         connector = aiohttp.TCPConnector(
             limit=0, keepalive_timeout=1, ssl=self.site.context() if self.tls else False
         )
-        self.session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(60))
+        self.session = aiohttp.ClientSession(
+            connector=connector, timeout=aiohttp.ClientTimeout(CLIENT_TIMEOUT)
+        )
         self._tasks = [asyncio.create_task(self._subscribe(client)) for client in range(number)]
 
     async def stop(self) -> None:

@@ -23,6 +23,7 @@ from tests.support.deployment import Deployment
 CLIENTS = 5_000
 CONNECTIONS = 200
 MAX_GROWTH = 1.05  # of the memory, after a warm-up
+STOP_TIMEOUT = 120  # seconds; gunicorn's own is 30, for requests in flight
 
 
 class Load(NamedTuple):
@@ -158,7 +159,7 @@ def restarts(site: Deployment, number: int, report: Report) -> None:
         async def restart() -> None:
             nonlocal gunicorn
             gunicorn.terminate()
-            await asyncio.to_thread(gunicorn.wait, 40)
+            await asyncio.to_thread(gunicorn.wait, STOP_TIMEOUT)
             gunicorn = await asyncio.to_thread(site.start_on, listener)
 
         try:
@@ -166,7 +167,7 @@ def restarts(site: Deployment, number: int, report: Report) -> None:
             asyncio.run(under_load(site, "SIGTERM and a new start", restart, number, report))
         finally:
             gunicorn.terminate()
-            gunicorn.wait(40)
+            gunicorn.wait(STOP_TIMEOUT)
 
 
 async def under_load(
