@@ -12,7 +12,7 @@ import time
 from pushapp import create_app
 from tests.reliability.common import Report
 
-NOISE = 1.05  # the ratio of two medians of the same guess is closer to 1 than this
+NOISE = 1.05  # the ratio of two measurements of the same guess is closer to 1 than this
 
 
 def main() -> None:
@@ -36,7 +36,9 @@ def main() -> None:
                 response = client.get("/push/messages/1", headers=headers)
                 seconds[name].append(time.perf_counter() - started_at)
                 assert response.status_code == 401
-    ratio = statistics.median(seconds["near"]) / statistics.median(seconds["far"])
+    # The fastest tenths: medians would include the time of other processes on a busy machine.
+    near, far = (statistics.quantiles(seconds[name], n=10)[0] for name in ("near", "far"))
+    ratio = near / far
     report.guarantee(
         f"time to reject a near guess, ratio to a far one, {rounds:,} each (noise: up to {NOISE})",
         f"{ratio:.3f}", 1 / NOISE < ratio < NOISE,

@@ -56,7 +56,7 @@ def running(command: list[str], **options: Any) -> Iterator["subprocess.Popen[st
 
 def wait_for(port: int, process: "subprocess.Popen[str]") -> None:
     """Wait until a program accepts connections on a port."""
-    for _ in range(400):
+    for _ in range(1200):
         assert process.poll() is None, process.stdout and process.stdout.read()
         try:
             socket.create_connection(("127.0.0.1", port)).close()
@@ -135,9 +135,9 @@ class Deployment:
         """Wait until gunicorn has started its workers and one responds: it listens before it starts them."""
         command = self.gunicorn_command()
         number = int(command[command.index("--workers") + 1])
-        for _ in range(400):
+        for _ in range(1200):
             if len(psutil.Process(gunicorn.pid).children()) == number:
-                urllib.request.urlopen(f"{self.url}/healthz", timeout=10).close()
+                urllib.request.urlopen(f"{self.url}/healthz", timeout=60).close()
                 return
             time.sleep(0.05)
         raise TimeoutError("gunicorn's workers have not started")

@@ -37,7 +37,7 @@ def fetch(
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"} | names)
     try:
-        with urllib.request.urlopen(request, timeout=10, context=context) as response:
+        with urllib.request.urlopen(request, timeout=60, context=context) as response:
             content = response.read()
             is_json = "json" in response.headers["Content-Type"]
             return response.status, json.loads(content) if is_json else content
