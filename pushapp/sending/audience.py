@@ -93,11 +93,7 @@ def clear_failures(connection: Connection, ids: Sequence[int]) -> None:
     """Delete the failures of subscriptions that accepted a message."""
     if not ids:
         return
-    # Failures are rare: usually this query, the same for each batch, is the only one.
-    in_range = _failure.subscription_id.between(min(ids), max(ids))
-    failing = set(connection.execute(select(_failure.subscription_id).where(in_range)).scalars())
-    if recovered := failing.intersection(ids):
-        connection.execute(delete(PushFailure.__table__).where(_failure.subscription_id.in_(recovered)))
+    connection.execute(delete(PushFailure.__table__).where(_failure.subscription_id.in_(ids)))
 
 
 def record_failures(connection: Connection, ids: Sequence[int]) -> None:
