@@ -228,6 +228,7 @@ def test_metrics_respond_while_the_database_is_unavailable(tmp_path: Path) -> No
     assert "pushapp_queue" not in done.stdout
 
 
+@pytest.mark.slow
 @on_postgresql
 def test_a_drain_without_tables_is_a_one_line_error(tmp_path: Path, url: str) -> None:
     program = UNAVAILABLE.replace("postgresql://user:s3cr3t@127.0.0.1:1/name", url)
@@ -236,7 +237,7 @@ def test_a_drain_without_tables_is_a_one_line_error(tmp_path: Path, url: str) ->
 
 
 def test_an_unavailable_database_is_a_one_line_error(tmp_path: Path) -> None:
-    commands = ("push db upgrade", "push db check", "push list alice", "push worker --drain")
+    commands = ("push db upgrade", "push db check", "push list alice", "push prune")
     for status, output in Shell(tmp_path, UNAVAILABLE).run(*commands):
         assert status == 1
         assert output.startswith("Error: database unavailable")

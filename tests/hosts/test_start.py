@@ -74,21 +74,14 @@ MESSAGES = {
 
 
 def test_the_hosts_flask_prints_one_line(tmp_path: Path) -> None:
-    factories = list(MESSAGES)
-    results = Shell(tmp_path, PROGRAM).run(*(f"--app host:{name} routes" for name in factories))
+    factories, shell = list(MESSAGES), Shell(tmp_path, PROGRAM)
+    results = shell.run(*(f"--app host:{name} routes" for name in factories))
     for name, (status, output) in zip(factories, results, strict=True):
         assert (name, status, output) == (name, 1, f"Error: {MESSAGES[name]}\n")
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "push db upgrade",
-        pytest.param("run --port 1", marks=pytest.mark.slow),
-        pytest.param("db upgrade", marks=pytest.mark.slow),
-        pytest.param("shell", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["push db upgrade", "run --port 1", "db upgrade", "shell"])
 def test_every_command_of_the_host_prints_one_line(tmp_path: Path, command: str) -> None:
     shell = Shell(tmp_path, PROGRAM)
     done = shell.python("-m", "flask", "--app", "host:command_group", *command.split())
