@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, or_, select, tuple_, update
 
 from ..extensions import INSERTS
 from ..models import MAX_ID, PushFailure, PushSubscription
@@ -13,6 +13,7 @@ from ..models import MAX_ID, PushFailure, PushSubscription
 BATCH_SIZE = 250  # recipients
 MAX_FAILURES = 3  # consecutive
 MIN_FAILING_TIME = timedelta(days=1)
+LAST_SENT_PRECISION = timedelta(minutes=1)
 
 _column = PushSubscription.__table__.c
 _failure = PushFailure.__table__.c
@@ -87,6 +88,16 @@ def delete_gone(connection: Connection, recipients: Sequence[Row[Any]]) -> None:
         versions = [(recipient.id, recipient.updated_at) for recipient in recipients]
         unchanged = tuple_(_column.id, _column.updated_at).in_(versions)
         connection.execute(delete(PushSubscription.__table__).where(unchanged))
+
+
+def record_sent(connection: Connection, ids: Sequence[int]) -> None:
+    """Set when subscriptions were last sent to, to the minute: most broadcasts then write a row once."""
+    if not ids:
+        return
+    now = datetime.now(UTC)
+    is_older = or_(_column.last_sent_at.is_(None), _column.last_sent_at < now - LAST_SENT_PRECISION)
+    rows = update(PushSubscription.__table__).where(_column.id.in_(ids), is_older)
+    connection.execute(rows.values(last_sent_at=now))
 
 
 def clear_failures(connection: Connection, ids: Sequence[int]) -> None:

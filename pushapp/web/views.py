@@ -20,19 +20,23 @@ from .auth import reject_cross_site, require_token, require_user
 from .parsing import JSONBodyParser, require_json
 from .schemas import (
     IdempotencyKeySchema,
+    LabelSchema,
     MessageCreatedSchema,
     MessageSchema,
     MessageStatusSchema,
+    OkSchema,
     PublicKeySchema,
+    RenewalSchema,
     SubscriptionCountSchema,
     SubscriptionSchema,
     SubscriptionsSchema,
+    SubscriptionSummarySchema,
     UnsubscribeSchema,
 )
 
 STATIC = Path(__file__).parent.parent / "static"
 TOKEN_ENDPOINTS = {"pushapp.create_message", "pushapp.get_message"}
-PUBLIC_ENDPOINTS = {"pushapp.vapid_public_key", "pushapp.client", "pushapp.service_worker"}
+PUBLIC_ENDPOINTS = {"pushapp.vapid_public_key", "pushapp.client", "pushapp.service_worker", "pushapp.renew"}
 
 
 class Blueprint(SmorestBlueprint):  # type: ignore[misc]  # flask-smorest has no types
@@ -45,12 +49,14 @@ blueprint = Blueprint("pushapp", __name__, url_prefix="/push", description="Web 
 errors.register(blueprint)
 
 
-def openapi_docs(*statuses: int, security: str = "session") -> dict[str, Any]:
+def openapi_docs(*statuses: int, security: str | None = "session") -> dict[str, Any]:
     """Return the OpenAPI error responses and security of a route."""
     responses = {status: HTTPStatus(status).name for status in statuses}
-    return {"security": [{security: []}], "responses": responses}
+    return {"security": [{security: []}] if security else [], "responses": responses}
 
 
+SUBSCRIPTION = f"/subscriptions/<int(max={MAX_ID}):subscription_id>"
+NO_SUBSCRIPTION = "You have no subscription with this id."
 MESSAGE_STATUS_LINK = {
     "operationId": "get_message",
     "parameters": {"message_id": "$response.body#/id"},
@@ -85,12 +91,23 @@ def limit_caching(response: Response) -> Response:
 
 
 @blueprint.post("/subscribe")
-@blueprint.doc(**openapi_docs(400, 401, 403, 413, 415, 503))
+@blueprint.doc(**openapi_docs(400, 401, 403, 409, 413, 415, 503))
 @blueprint.arguments(SubscriptionSchema())
 @blueprint.response(200, SubscriptionCountSchema)
 def subscribe(subscription: Subscription) -> dict[str, int]:
     """Store the current user's subscription."""
     return {"count": subscriptions.save(require_user(), subscription)}
+
+
+@blueprint.post("/renew")
+@blueprint.doc(**openapi_docs(400, 403, 404, 413, 415, 503, security=None))
+@blueprint.arguments(RenewalSchema())
+@blueprint.response(200, OkSchema)
+def renew(body: dict[str, Any]) -> dict[str, Any]:
+    """Replace a subscription by the one that the same browser has now."""
+    if not subscriptions.renew(body["endpoint"], body["auth"], body["subscription"]):
+        errors.abort(404, "There is no subscription with this endpoint and auth.")
+    return {}
 
 
 @blueprint.post("/unsubscribe")
@@ -111,13 +128,33 @@ def list_subscriptions() -> dict[str, Any]:
     return {"subscriptions": stored, "count": len(stored)}
 
 
-@blueprint.delete(f"/subscriptions/<int(max={MAX_ID}):subscription_id>")
+@blueprint.patch(SUBSCRIPTION)
+@blueprint.doc(**openapi_docs(400, 401, 403, 404, 413, 415, 503))
+@blueprint.arguments(LabelSchema())
+@blueprint.response(200, SubscriptionSummarySchema)
+def label_subscription(body: dict[str, str], subscription_id: int) -> Any:
+    """Set the label of one of the current user's subscriptions."""
+    updated = subscriptions.set_label(require_user(), subscription_id, body["label"])
+    return updated or errors.abort(404, NO_SUBSCRIPTION)
+
+
+@blueprint.post(f"{SUBSCRIPTION}/test")
+@blueprint.doc(**openapi_docs(401, 403, 404, 503))
+@blueprint.response(202, MessageCreatedSchema)
+def test_subscription(subscription_id: int) -> dict[str, int]:
+    """Send a test message to one of the current user's subscriptions."""
+    message = Message(title="Test notification", body="Notifications work on this device.", ttl=60)
+    message_id = outbox.send_to_subscription(message, require_user(), subscription_id)
+    return {"id": message_id or errors.abort(404, NO_SUBSCRIPTION)}
+
+
+@blueprint.delete(SUBSCRIPTION)
 @blueprint.doc(**openapi_docs(401, 403, 404, 503))
 @blueprint.response(204)
 def delete_subscription(subscription_id: int) -> None:
     """Delete one of the current user's subscriptions."""
     if not subscriptions.remove_by_id(require_user(), subscription_id):
-        errors.abort(404, "You have no subscription with this id.")
+        errors.abort(404, NO_SUBSCRIPTION)
 
 
 @blueprint.post("/messages")
