@@ -85,6 +85,7 @@ _LISTED = (
 _LIST = select(*_LISTED).where(_own).order_by(_column.id)
 _BY_ID = and_(_own, _column.id == bindparam("subscription_id"))
 _GET = select(*_LISTED).where(_BY_ID)
+_ID_OF = select(_column.id).where(_own, _same_endpoint)
 _DELETE = delete(_table).where(_own, _same_endpoint)
 _DELETE_BY_ID = delete(_table).where(_BY_ID)
 _DELETE_OF_OTHERS = delete(_table).where(_same_browser_of_other)
@@ -187,6 +188,14 @@ def remove_by_id(user_id: str, subscription_id: int) -> bool:
     """Delete a user's subscription by its id, and return whether it existed."""
     with autocommit() as connection:
         return connection.execute(_DELETE_BY_ID, _id(user_id, subscription_id)).rowcount > 0
+
+
+def id_of(user_id: str, endpoint: str) -> int | None:
+    """Return the id of a user's subscription with an endpoint, or None."""
+    with autocommit() as connection:
+        parameters = {"user_id": user_id, "endpoint_hash": hash_endpoint(endpoint)}
+        subscription_id: int | None = connection.execute(_ID_OF, parameters).scalar()
+        return subscription_id
 
 
 def set_label(user_id: str, subscription_id: int, label: str) -> Any:

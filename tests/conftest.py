@@ -1,19 +1,22 @@
 import os
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
 from hypothesis import settings
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from pushapp import create_app
-from pushapp.extensions import db
+from pushapp.database import engine
 from pushapp.webpush.vapid import generate_key_pair
 from tests.support.postgresql import PostgreSQL
 from tests.support.push_server import PushServer
+from tests.support.sending import TOKEN
 
 TABLES = (
     "push_outcomes", "push_batches", "push_messages", "push_failures", "push_subscriptions",
@@ -28,9 +31,9 @@ SETTINGS = {
     "PROPAGATE_EXCEPTIONS": False,
 }
 
-# So that a test passes or fails by what was changed, not by chance; `tests.reliability.fuzz` looks for other inputs.
-settings.register_profile("the same each time", derandomize=True, deadline=None)
-settings.load_profile("the same each time")
+# Only a change of the code can change a result; `tests.reliability.fuzz` explores other inputs.
+settings.register_profile("deterministic", derandomize=True, deadline=None)
+settings.load_profile("deterministic")
 
 
 def pytest_report_header() -> str:
@@ -40,7 +43,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A test that is skipped is no proof: on CI it counts as failed."""
+    """Fail on CI if a test was skipped: it has proved nothing."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and reporter and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -48,7 +51,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the developer's shell has set must not decide what is tested."""
+    """Isolate the tests from the settings of the developer's shell."""
     for name in list(os.environ):
         if name.startswith("FLASK_") or name in ("DATABASE_URL", "SECRET_KEY"):
             monkeypatch.delenv(name)
@@ -62,12 +65,45 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
 
 
 @pytest.fixture(scope="session")
-def migrated_postgresql(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    url = os.environ.get("TEST_DATABASE_URL")
-    if url is None:
-        url = request.getfixturevalue("server").create_database("contract")
+def fragile_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+    server = PostgreSQL(tmp_path_factory.mktemp("fragile"), "fsync=off")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def fragile(fragile_server: PostgreSQL) -> Iterator[PostgreSQL]:
+    """A server to stop and to kill; it runs again after the test."""
+    yield fragile_server
+    if fragile_server.process.poll() is not None:
+        fragile_server.start()
+
+
+@pytest.fixture
+def fragile_url(fragile: PostgreSQL, tmp_path: Path) -> str:
+    """A new database on the fragile server."""
+    return fragile.create_database(tmp_path.name)
+
+
+@pytest.fixture(scope="session")
+def migrated_postgresql(
+    request: pytest.FixtureRequest, worker_id: str, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    if external := os.environ.get("TEST_DATABASE_URL"):
+        url = external if worker_id == "master" else create_worker_database(external, worker_id)
+    else:
+        url = request.getfixturevalue("server").create_database("http")
     migrate(url, tmp_path_factory.mktemp("instance"))
     return url
+
+
+def create_worker_database(url: str, worker_id: str) -> str:
+    """Create a database beside the given one: pytest-xdist's workers must not share one."""
+    name = f"{make_url(url).database}_{worker_id}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{name}"'.encode())
+        connection.execute(f'CREATE DATABASE "{name}"'.encode())
+    return make_url(url).set(database=name).render_as_string(hide_password=False)
 
 
 @pytest.fixture(scope="session")
@@ -87,12 +123,12 @@ def migrate(url: str, folder: Path) -> None:
     app = create_app(SETTINGS | {"SQLALCHEMY_DATABASE_URI": url}, instance_path=str(folder))
     with app.app_context():
         upgrade()
-        db.engine.dispose()
+        engine().dispose()
 
 
 @pytest.fixture
 def make_app(database_url: str, tmp_path: Path) -> Iterator[Callable[..., Flask]]:
-    """Make applications with settings of the test's own, on an empty table."""
+    """Create applications with a test's own settings, on empty tables."""
     apps = []
 
     def make(**settings: object) -> Flask:
@@ -106,11 +142,11 @@ def make_app(database_url: str, tmp_path: Path) -> Iterator[Callable[..., Flask]
     yield make
     for app in apps:
         with app.app_context():
-            with db.engine.begin() as connection:
+            with engine().begin() as connection:
                 for table in TABLES:
                     if not table.startswith("push_queue.") or connection.dialect.name == "postgresql":
                         connection.execute(text(f"DELETE FROM {table}"))
-            db.engine.dispose()
+            engine().dispose()
 
 
 @pytest.fixture
@@ -119,13 +155,25 @@ def app(make_app: Callable[..., Flask]) -> Flask:
 
 
 @pytest.fixture
+def sending_app(
+    make_app: Callable[..., Flask], push_server: PushServer, monkeypatch: pytest.MonkeyPatch
+) -> Flask:
+    """An application that sends to `push_server`, with retries in milliseconds and no open circuits."""
+    monkeypatch.setattr("pushapp.sending.batches.INITIAL_BACKOFF", 0.02)
+    monkeypatch.setattr("pushapp.sending.worker.POLL_INTERVAL", 0.05)
+    monkeypatch.setattr("pushapp.sending.synchronous.RETRY_WINDOW", timedelta(seconds=1))
+    monkeypatch.setattr("pushapp.webpush.client.FAILURE_THRESHOLD", 10**6)
+    return make_app(PUSH_TRUSTED_PUSH_SERVICES=[push_server.origin], PUSH_API_TOKENS=["other", TOKEN])
+
+
+@pytest.fixture
 def client(app: Flask) -> FlaskClient:
-    """Nobody's browser."""
+    """An unauthenticated browser."""
     return app.test_client()
 
 
 def signed_in(app: Flask, user: object) -> FlaskClient:
-    """The browser of a user who is signed in."""
+    """Return the browser of a signed-in user."""
     client = app.test_client()
     with client.session_transaction() as session:
         session["user_id"] = user
@@ -134,11 +182,11 @@ def signed_in(app: Flask, user: object) -> FlaskClient:
 
 @pytest.fixture
 def push_server() -> Iterator[PushServer]:
-    """A push service that checks all it gets."""
+    """A push service that checks every request."""
     push_server = PushServer()
     yield push_server
     push_server.close()
-    assert push_server.wrong == []
+    assert push_server.errors == []
 
 
 @pytest.fixture

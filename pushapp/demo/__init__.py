@@ -5,6 +5,7 @@ from typing import Any
 
 from flask import Blueprint, Flask, Response, request, send_from_directory, session
 
+from .. import subscriptions
 from ..config import ConfigurationError
 from ..database import engine
 from ..models import MAX_USER_ID_LENGTH
@@ -60,11 +61,24 @@ def sign_in() -> dict[str, Any]:
     require_json()
     body = request.get_json()
     name = body.get("name") if isinstance(body, dict) else None
-    if not isinstance(name, str) or not 1 <= len(name) <= MAX_USER_ID_LENGTH or not name.isprintable():
+    name = name.strip() if isinstance(name, str) else ""
+    if not 1 <= len(name) <= MAX_USER_ID_LENGTH or not name.isprintable():
         abort(422, "The name must be 1 to 255 printable characters.")
     session.clear()
     session["user_id"] = name
     return {"name": name}
+
+
+@blueprint.post("/demo/device")
+def device() -> dict[str, Any]:
+    """Return the id of the signed-in user's subscription with an endpoint, or null."""
+    user_id = require_user()
+    require_json()
+    body = request.get_json()
+    endpoint = body.get("endpoint") if isinstance(body, dict) else None
+    if not isinstance(endpoint, str) or not endpoint.isascii():
+        abort(422, "The endpoint must be ASCII text.")
+    return {"id": subscriptions.id_of(user_id, endpoint)}
 
 
 @blueprint.post("/demo/send")

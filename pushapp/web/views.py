@@ -1,10 +1,12 @@
 """The HTTP API under /push."""
 
+import json
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from flask import Response, current_app, request, send_from_directory
+from flask import Response, current_app, request
 from flask_smorest import Blueprint as SmorestBlueprint
 
 from .. import subscriptions
@@ -191,13 +193,22 @@ def vapid_public_key() -> dict[str, str]:
 @blueprint.response(200, {"type": "string"}, content_type="text/javascript")
 def client() -> Response:
     """Serve the ES module for the site's pages."""
-    return send_from_directory(STATIC, "client.js", mimetype="text/javascript")
+    return _script((STATIC / "client.js").read_text())
 
 
 @blueprint.get("/service-worker.js")
 @blueprint.response(200, {"type": "string"}, content_type="text/javascript")
 def service_worker() -> Response:
-    """Serve the service worker (scope /)."""
-    response = send_from_directory(STATIC, "service-worker.js", mimetype="text/javascript")
-    response.headers["Service-Worker-Allowed"] = "/"
+    """Serve the service worker, with the address of these routes."""
+    path = request.root_path + request.path
+    prefix = json.dumps(quote(path.removesuffix("service-worker.js"), safe="/!$&'()*+,;=:@~"))
+    return _script((STATIC / "service-worker.js").read_text().replace('"/push/"', prefix))
+
+
+def _script(content: str) -> Response:
+    response = Response(content, mimetype="text/javascript")
+    # Browsers ask each time, whatever the host's SEND_FILE_MAX_AGE_DEFAULT is.
+    response.headers["Cache-Control"] = "no-cache"
+    response.add_etag()
+    response.make_conditional(request)
     return response

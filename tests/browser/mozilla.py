@@ -1,10 +1,11 @@
-"""A push service for Firefox: endpoints that messages are posted to, and a websocket that brings them."""
+"""A push service for Firefox: endpoints that take messages, and a websocket that delivers them."""
 
 import contextlib
 import json
 import secrets
 import threading
 import uuid
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -15,21 +16,27 @@ from websockets.typing import Subprotocol
 from tests.support.push_server import verify
 from tests.support.subscriptions import base64url
 
+DECRYPTED = 100  # Firefox's code for a message that it decrypted and passed to the service worker
+
 
 class PushService:
     """Listens on a port of 127.0.0.1 until it is closed."""
 
     def __init__(self) -> None:
         self._server = serve(
-            self._talk, "127.0.0.1", 0, subprotocols=[Subprotocol("push-notification")], close_timeout=0.5
+            self._handle_connection,
+            "127.0.0.1",
+            0,
+            subprotocols=[Subprotocol("push-notification")],
+            close_timeout=0.5,
         )
         self.websocket = f"ws://127.0.0.1:{self._server.socket.getsockname()[1]}/"
-        self._endpoints = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._endpoints = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.origin = f"http://127.0.0.1:{self._endpoints.server_port}"
-        self.answers: list[int] = []  # the status of each message that was posted
+        self.responses: list[int] = []  # the status of each posted message
+        self.received: list[dict[str, Any]] = []  # from the browser
+        self.channels: dict[str, str] = {}  # by endpoint
         self._undelivered: list[tuple[str, str]] = []  # endpoint, body
-        self.log: list[dict[str, Any]] = []
-        self.channels: dict[str, str] = {}  # endpoint → channel
         self._connections: list[ServerConnection] = []
         self._user_agent = uuid.uuid4().hex
         self._acknowledged = threading.Condition()
@@ -48,26 +55,23 @@ class PushService:
         for thread in self._threads:
             thread.join(10)
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        push_service = self
+    def reset(self) -> None:
+        """Delete the subscriptions, messages and records of earlier tests."""
+        self.channels.clear()
+        self.responses.clear()
+        self.received.clear()
+        self._undelivered.clear()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                verify(self.headers["Authorization"])
-                status = push_service.post(push_service.origin + self.path, base64url(body))
-                push_service.answers.append(status)
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *arguments: Any) -> None:
-                pass
-
-        return Handler
+    def reset_user_agent(self) -> None:
+        """Delete the user agent, as a loss of data does: all its endpoints are gone."""
+        self._user_agent = uuid.uuid4().hex
+        self.channels.clear()
+        for connection in list(self._connections):
+            with contextlib.suppress(ConnectionClosed):
+                connection.close()
 
     def post(self, endpoint: str, body: str) -> int:
-        """Take a message as RFC 8030 says, and return the status: kept for a browser that is closed."""
+        """Accept a message (RFC 8030), and return the status; it is stored while the browser is closed."""
         if endpoint not in self.channels:
             return 410
         try:
@@ -77,7 +81,7 @@ class PushService:
         return 201
 
     def deliver(self, endpoint: str, body: str | None = None) -> int:
-        """Bring a push message to the browser; `body` is base64url of aes128gcm. Returns Firefox's code."""
+        """Deliver a push message to the browser; `body` is base64url of aes128gcm. Returns Firefox's code."""
         version = secrets.token_hex(8)
         message = {
             "messageType": "notification",
@@ -91,67 +95,79 @@ class PushService:
         with self._acknowledged:
             self._acknowledged.wait_for(lambda: self._code(version) is not None, 10)
         code = self._code(version)
-        assert code is not None, "Firefox did not acknowledge"
+        assert code is not None, "Firefox did not acknowledge the message"
         return code
 
     def codes(self) -> list[int]:
-        """Return what Firefox said of each message."""
-        return [update["code"] for one in list(self.log) for update in one.get("updates", ())]
+        """Return Firefox's code for each message."""
+        return [update["code"] for update in self._updates()]
 
-    def forget_the_browser(self) -> None:
-        """Lose what is known of the browser, as after a loss of data: all its endpoints are gone."""
-        self._user_agent = uuid.uuid4().hex
-        self.channels.clear()
-        for connection in list(self._connections):
-            with contextlib.suppress(ConnectionClosed):
-                connection.close()
+    def registrations(self) -> list[dict[str, Any]]:
+        """Return the browser's requests for an endpoint."""
+        return [message for message in list(self.received) if message.get("messageType") == "register"]
 
     def _code(self, version: str) -> int | None:
-        updates = (update for one in list(self.log) for update in one.get("updates", ()))
-        return next((update["code"] for update in updates if update["version"] == version), None)
+        return next((update["code"] for update in self._updates() if update["version"] == version), None)
 
-    def _talk(self, connection: ServerConnection) -> None:
+    def _updates(self) -> Iterator[dict[str, Any]]:
+        for message in list(self.received):
+            yield from message.get("updates", ())
+
+    def _handle_connection(self, connection: ServerConnection) -> None:
         self._connections.append(connection)
-        with contextlib.suppress(ConnectionClosed):  # a browser that is closed just goes
-            self._answer_all(connection)
+        with contextlib.suppress(ConnectionClosed):  # the browser was closed
+            for text in connection:
+                self._handle_message(connection, json.loads(text))
         self._connections.remove(connection)
 
-    def _answer_all(self, connection: ServerConnection) -> None:
-        for text in connection:
-            message = json.loads(text)
-            self.log.append(message)
-            if message.get("messageType") in ("ack", "nack"):
-                with self._acknowledged:
-                    self._acknowledged.notify_all()
-            elif (answer := self._answer(message)) is not None:
-                connection.send(json.dumps(answer))
-            if message.get("messageType") == "hello":
-                undelivered, self._undelivered = self._undelivered, []
-                for endpoint, body in undelivered:
-                    threading.Thread(target=self.deliver, args=[endpoint, body]).start()
+    def _handle_message(self, connection: ServerConnection, message: dict[str, Any]) -> None:
+        self.received.append(message)
+        if message.get("messageType") in ("ack", "nack"):
+            with self._acknowledged:
+                self._acknowledged.notify_all()
+        elif (response := self._response(message)) is not None:
+            connection.send(json.dumps(response))
+        if message.get("messageType") == "hello":
+            undelivered, self._undelivered = self._undelivered, []
+            for endpoint, body in undelivered:
+                threading.Thread(target=self.deliver, args=[endpoint, body]).start()
 
-    def _answer(self, message: dict[str, Any]) -> dict[str, Any] | None:
+    def _response(self, message: dict[str, Any]) -> dict[str, Any] | None:
         match message:
             case {"messageType": "hello"}:
-                return {
-                    "messageType": "hello",
-                    "status": 200,
-                    "uaid": self._user_agent,
-                    "use_webpush": True,
-                    "broadcasts": {},
-                }
+                fields = {"uaid": self._user_agent, "use_webpush": True, "broadcasts": {}}
             case {"messageType": "register", "channelID": channel}:
-                known = (one for one, its in self.channels.items() if its == channel)
-                endpoint = next(known, f"{self.origin}/wpush/v2/{secrets.token_hex()}")
-                self.channels[endpoint] = channel
-                return {
-                    "messageType": "register",
-                    "status": 200,
-                    "channelID": channel,
-                    "pushEndpoint": endpoint,
-                }
+                fields = {"channelID": channel, "pushEndpoint": self._register(channel)}
             case {"messageType": "unregister", "channelID": channel}:
-                for endpoint in [one for one, its in self.channels.items() if its == channel]:
+                for endpoint in self._endpoints_of(channel):
                     del self.channels[endpoint]
-                return {"messageType": "unregister", "status": 200, "channelID": channel}
-        return None if message else {}  # {} is a ping
+                fields = {"channelID": channel}
+            case _:
+                return None if message else {}  # {} is a ping
+        return {"messageType": message["messageType"], "status": 200} | fields
+
+    def _register(self, channel: str) -> str:
+        registered = self._endpoints_of(channel)
+        endpoint = registered[0] if registered else f"{self.origin}/wpush/v2/{secrets.token_hex()}"
+        self.channels[endpoint] = channel
+        return endpoint
+
+    def _endpoints_of(self, channel: str) -> list[str]:
+        return [endpoint for endpoint, its_channel in self.channels.items() if its_channel == channel]
+
+
+def _handler(push_service: PushService) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            verify(self.headers["Authorization"])
+            status = push_service.post(push_service.origin + self.path, base64url(body))
+            push_service.responses.append(status)
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    return Handler

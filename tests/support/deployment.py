@@ -1,4 +1,4 @@
-"""The deployment that the README describes: its gunicorn, its nginx, its settings, as they stand there."""
+"""The README's deployment: its gunicorn command, nginx site and settings, read from the README."""
 
 import contextlib
 import os
@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import textwrap
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -24,21 +25,23 @@ from tests.support.postgresql import free_port
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+PAGES = README + (ROOT / "pushapp" / "README.md").read_text()
 PROGRAMS = Path(sys.executable).parent
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 SECRET = "a deployment's secret"
 
 
 def block(language: str, first: str) -> str:
-    """Return the README's code block that begins with `first`."""
-    blocks = re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    """Return the pages' code block that starts with `first`, without the indentation of a list."""
+    blocks = re.findall(rf"^( *)```{language}\n(.*?)^\1```$", PAGES, re.MULTILINE | re.DOTALL)
+    blocks = [textwrap.dedent(text) for _, text in blocks]
     (found,) = [text for text in blocks if text.startswith(first)]
     return found
 
 
 @contextmanager
 def running(command: list[str], **options: Any) -> Iterator["subprocess.Popen[str]"]:
-    """Run a program and its children until the block ends."""
+    """Run a program; terminate it and its children at the end of the block."""
     process = subprocess.Popen(
         command, **({"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} | options), text=True,
         start_new_session=True,
@@ -52,7 +55,7 @@ def running(command: list[str], **options: Any) -> Iterator["subprocess.Popen[st
 
 
 def wait_for(port: int, process: "subprocess.Popen[str]") -> None:
-    """Wait until a program listens on a port."""
+    """Wait until a program accepts connections on a port."""
     for _ in range(400):
         assert process.poll() is None, process.stdout and process.stdout.read()
         try:
@@ -64,7 +67,7 @@ def wait_for(port: int, process: "subprocess.Popen[str]") -> None:
 
 
 def certificate(folder: Path) -> None:
-    """Make the certificate and the key that the README's nginx reads."""
+    """Create the certificate and the key that the README's nginx reads."""
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=example.com",
          "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost",
@@ -74,7 +77,7 @@ def certificate(folder: Path) -> None:
 
 
 class Deployment:
-    """A site on a database: the programs that the README runs, each on a free port of 127.0.0.1."""
+    """A site on a database: the programs of the README, each on a free port of 127.0.0.1."""
 
     def __init__(self, database_url: str, folder: Path, *, root: Path = ROOT, **settings: str):
         self.folder = folder
@@ -92,11 +95,13 @@ class Deployment:
             **settings,
         }
 
-    def flask(self, *arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
-        """Run a `flask` command of the site to its end."""
+    def flask(
+        self, *arguments: str, check: bool = True, **options: Any
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a `flask` command of the site."""
         return subprocess.run(
-            self.flask_command(*arguments), cwd=self.root, env=self.environment,
-            **({"check": True, "capture_output": True, "text": True} | options),
+            self.flask_command(*arguments), cwd=self.root, env=self.environment, check=check,
+            **({"capture_output": True, "text": True} | options),
         )  # fmt: skip
 
     @staticmethod
@@ -105,7 +110,7 @@ class Deployment:
         return [sys.executable, "-m", "flask", "--app", "wsgi", *arguments]
 
     def start_on(self, listener: socket.socket) -> "subprocess.Popen[str]":
-        """Start the README's gunicorn on a socket that is open already, as systemd does."""
+        """Start the README's gunicorn on an open socket, as systemd does."""
         socket_activated = f'exec 3<&{listener.fileno()}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@"'
         return subprocess.Popen(
             ["sh", "-c", socket_activated, *self.gunicorn_command(), "--log-level", "error"],
@@ -127,7 +132,7 @@ class Deployment:
             yield gunicorn
 
     def wait_for_workers(self, gunicorn: "subprocess.Popen[str]") -> None:
-        """Wait until gunicorn's workers are there and one answers: it listens before it starts them."""
+        """Wait until gunicorn has started its workers and one responds: it listens before it starts them."""
         command = self.gunicorn_command()
         number = int(command[command.index("--workers") + 1])
         for _ in range(400):
@@ -139,7 +144,7 @@ class Deployment:
 
     @contextmanager
     def nginx(self) -> Iterator["subprocess.Popen[str]"]:
-        """Run the README's nginx site, inside what Debian's nginx.conf has around it."""
+        """Run the README's nginx site, in a configuration like Debian's nginx.conf."""
         assert NGINX is not None
         certificate(self.folder)
         site = block("nginx", "upstream pushapp").replace("127.0.0.1:8000", f"127.0.0.1:{self.port}")
@@ -158,12 +163,12 @@ class Deployment:
             yield nginx
 
     def context(self) -> ssl.SSLContext:
-        """Return what trusts nginx's certificate."""
+        """Return a TLS context that trusts nginx's certificate."""
         return ssl.create_default_context(cafile=str(self.folder / "example.com.pem"))
 
     @staticmethod
     def cookie(user: object, secret: str = SECRET) -> str:
-        """Return the cookie that signs a user in, as the site makes it."""
+        """Return the session cookie of a user, as the site creates it."""
         signer = URLSafeTimedSerializer(
             secret, salt="cookie-session", signer_kwargs={"key_derivation": "hmac", "digest_method": "sha1"}
         )

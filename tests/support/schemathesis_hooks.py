@@ -1,4 +1,4 @@
-"""What `/openapi.json` names by a format and cannot say by a pattern, for schemathesis."""
+"""Values for the formats in `/openapi.json` that no pattern can describe, for schemathesis."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""What browsers send: subscriptions with keys of their own."""
+"""Subscriptions as browsers send them, each with its own keys."""
 
 import base64
 import itertools
@@ -12,20 +12,20 @@ _numbers = itertools.count(1)
 
 
 def base64url(data: bytes) -> str:
-    """Encode as browsers do: without padding."""
+    """Encode as browsers do, without padding."""
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def public_point() -> bytes:
-    """Return a fresh public key on P-256: 65 bytes."""
+    """Return a new public key on P-256: 65 bytes."""
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
 
-def subscription(**members: Any) -> dict[str, Any]:
-    """Return a new browser's PushSubscription.toJSON(), with `members` instead of its own."""
+def subscription(**fields: Any) -> dict[str, Any]:
+    """Return a new browser's PushSubscription.toJSON(), with `fields` replaced."""
     return {
         "endpoint": f"https://updates.push.services.mozilla.com/wpush/v2/{next(_numbers)}",
         "expirationTime": None,
         "keys": {"p256dh": base64url(public_point()), "auth": base64url(secrets.token_bytes(16))},
-    } | members
+    } | fields

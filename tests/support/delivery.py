@@ -1,0 +1,81 @@
+"""Deliver messages with the client of push services."""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from pushapp.webpush.client import Client
+from pushapp.webpush.message import Message, Urgency
+from pushapp.webpush.responses import Outcome
+from pushapp.webpush.vapid import Signer, generate_key_pair
+from tests.support.push_server import PushServer
+
+KEY_PAIR = generate_key_pair()
+SUBJECT = "mailto:webmaster@site.org"
+MESSAGE = Message(title="Hello", body="Grüße 🎉", ttl=60, urgency=Urgency.HIGH, topic="greetings")
+
+
+class Recipient(NamedTuple):
+    """A stored subscription."""
+
+    id: int
+    endpoint: str
+    keys_p256dh: str
+    keys_auth: str
+
+
+def recipient(subscription: dict[str, Any], recipient_id: int = 1) -> Recipient:
+    """Return the stored form of a subscription."""
+    keys = subscription["keys"]
+    return Recipient(recipient_id, subscription["endpoint"], keys["p256dh"], keys["auth"])
+
+
+class Resolver(AbstractResolver):
+    """Resolves every name to the next of the addresses; the last is repeated."""
+
+    def __init__(self, *addresses: str):
+        self.addresses = list(addresses)
+
+    async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> list[ResolveResult]:
+        """Return the next address."""
+        address = self.addresses.pop(0) if len(self.addresses) > 1 else self.addresses[0]
+        return [{"hostname": host, "host": address, "port": port, "family": family, "proto": 0, "flags": 0}]
+
+    async def close(self) -> None:
+        """Close nothing."""
+
+
+def deliver(
+    push_server: PushServer | None,
+    subscriptions: Sequence[dict[str, Any]],
+    *,
+    message: Message = MESSAGE,
+    resolver: AbstractResolver | None = None,
+    rounds: int = 1,
+) -> list[Outcome]:
+    """Deliver a message to subscriptions with one client, `rounds` times; return the outcomes."""
+
+    async def run() -> list[Outcome]:
+        trusted = [push_server.origin] if push_server else []
+        signer = Signer(KEY_PAIR, SUBJECT)
+        async with Client(signer.authorization, trusted, resolver=resolver) as delivery:
+            outcomes: list[Outcome] = []
+            for _ in range(rounds):
+                outcomes += await delivery.deliver(
+                    [recipient(body, number) for number, body in enumerate(subscriptions)],
+                    message.payload(),
+                    ttl=message.ttl,
+                    urgency=message.urgency,
+                    topic=message.topic,
+                )
+            return outcomes
+
+    return asyncio.run(run())
+
+
+def results(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return the results of outcomes."""
+    return [outcome.result.value for outcome in outcomes]
