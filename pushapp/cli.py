@@ -21,7 +21,7 @@ from . import demo as demo_site
 from . import subscriptions
 from .database import engine, is_transient, summarize
 from .schema import alembic_config
-from .sending import outbox
+from .sending import audience, outbox
 from .sending.audience import EVERYONE
 from .sending.worker import DEFAULT_CONCURRENCY, describe, run_worker
 from .web.schemas import SubscriptionSummarySchema
@@ -102,7 +102,7 @@ def cookie(user: str) -> None:
 @push.command("list")
 @click.argument("user")
 def list_command(user: str) -> None:
-    """List USER's subscriptions: id, push service, created, expires."""
+    """List USER's subscriptions: id, label, push service, created, expires, last message."""
     stored = SubscriptionSummarySchema(many=True).dump(subscriptions.list_for(user))
     for row in stored:
         click.echo("\t".join(str(value or "-") for value in row.values()))
@@ -127,7 +127,7 @@ def prune() -> None:
 
     Workers do this every night.
     """
-    click.echo(f"Deleted {subscriptions.prune()} expired subscriptions.")
+    click.echo(f"Deleted {audience.prune()} expired subscriptions.")
     click.echo(f"Deleted {outbox.prune()} old messages.")
 
 

@@ -28,6 +28,7 @@ from sqlalchemy.types import TypeDecorator
 from .extensions import db
 
 MAX_USER_ID_LENGTH = 255
+MAX_LABEL_LENGTH = 100
 MAX_ID = 2**63 - 1
 
 # Control characters and lone surrogates: PostgreSQL stores neither NUL nor surrogates.
@@ -49,6 +50,11 @@ def normalize_user_id(value: object) -> str | None:
 def hash_endpoint(endpoint: str) -> bytes:
     """Return the SHA-256 digest of an endpoint, 32 bytes: an index of whole endpoints would be huge."""
     return hashlib.sha256(endpoint.encode()).digest()
+
+
+def hash_possession(endpoint: str, auth: str) -> bytes:
+    """Return the SHA-256 digest of an endpoint and its `auth`, which only that browser knows, 32 bytes."""
+    return hashlib.sha256(f"{endpoint} {auth}".encode()).digest()
 
 
 def _endpoint_hash(context: DefaultExecutionContext) -> bytes:
@@ -88,7 +94,11 @@ class PushSubscription(db.Model):  # type: ignore[misc,name-defined]  # created 
     endpoint_hash: Mapped[bytes] = mapped_column(LargeBinary(32), default=_endpoint_hash)
     keys_p256dh: Mapped[str] = mapped_column(String(88))
     keys_auth: Mapped[str] = mapped_column(String(24))
+    label: Mapped[str | None] = mapped_column(String(MAX_LABEL_LENGTH))
+    # `hash_possession` of the subscription that this one replaced
+    renewed_from: Mapped[bytes | None] = mapped_column(LargeBinary(32))
     expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    last_sent_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=func.now())
 
@@ -96,7 +106,14 @@ class PushSubscription(db.Model):  # type: ignore[misc,name-defined]  # created 
         UniqueConstraint("user_id", "endpoint_hash", name="uq_push_subscriptions_user_id_endpoint_hash"),
         # To find the same browser under another user.
         Index("ix_push_subscriptions_endpoint_hash", "endpoint_hash", postgresql_using="hash"),
-        # Partial: few subscriptions expire, and the others need no entry.
+        # Partial: few subscriptions were renewed or expire, and the others need no entry.
+        Index(
+            "ix_push_subscriptions_renewed_from",
+            "renewed_from",
+            postgresql_using="hash",
+            postgresql_where=text("renewed_from IS NOT NULL"),
+            sqlite_where=text("renewed_from IS NOT NULL"),
+        ),
         Index(
             "ix_push_subscriptions_expires_at",
             "expires_at",

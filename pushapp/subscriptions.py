@@ -1,4 +1,4 @@
-"""Queries of browsers on subscriptions; every query is scoped to its user."""
+"""Queries of browsers on subscriptions; every query is scoped to its user, or to the browser's secret."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,36 +7,37 @@ from typing import Any, NamedTuple
 
 from flask import current_app
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Executable,
-    Row,
     and_,
     bindparam,
     delete,
     exists,
     func,
-    literal_column,
     not_,
+    or_,
     select,
+    update,
 )
+from sqlalchemy.exc import IntegrityError
 
 from .database import autocommit, deadline_after, transaction
 from .extensions import INSERTS
-from .models import PushSubscription, hash_endpoint
+from .models import PushSubscription, hash_endpoint, hash_possession
 
-PRUNE_BATCH_SIZE = 1_000  # rows a statement
+RENEWAL_TRIES = 5
 ADVISORY_LOCK_KEY = 0x70757368  # "push"; taken by writes to several rows, which are rare
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """The stored parts of a browser's `PushSubscription`."""
+    """The stored parts of a browser's `PushSubscription`; without a label the stored one stays."""
 
     endpoint: str
     p256dh: str
     auth: str
     expires_at: datetime | None = None
+    label: str | None = None
 
 
 # The statements are built once. Parameters are named after columns, so that one dict binds them all.
@@ -49,24 +50,41 @@ _same_browser = and_(
     _column.keys_p256dh == bindparam("keys_p256dh"),
     _column.keys_auth == bindparam("keys_auth"),
 )
-_same_row = and_(_same_browser, _column.expires_at.is_not_distinct_from(bindparam("expires_at")))
-_same_browser_of_other = and_(_same_browser, _column.user_id != bindparam("user_id"))
+_same_row = and_(
+    _same_browser,
+    _column.expires_at.is_not_distinct_from(bindparam("expires_at")),
+    func.coalesce(bindparam("label", type_=_column.label.type), _column.label).is_not_distinct_from(
+        _column.label
+    ),
+)
+_replacement = _column.renewed_from == bindparam("possession", type_=_column.renewed_from.type)
+_same_browser_of_other = and_(
+    or_(_same_browser, _replacement),
+    _column.user_id != bindparam("user_id"),
+)
 
 _COUNT = select(func.count()).select_from(_table).where(_own)
 _SELECT_STATE = select(
     func.count(),
     func.count().filter(not_(_same_endpoint)),
     func.count().filter(_same_row),
+    func.count().filter(_replacement),
     exists().where(_same_browser_of_other).correlate(None),
 ).where(_own)
-_LIST = (
-    select(_column.id, _column.endpoint, _column.created_at, _column.expires_at)
-    .where(_own)
-    .order_by(_column.id)
+_LISTED = (
+    _column.id,
+    _column.label,
+    _column.endpoint,
+    _column.created_at,
+    _column.expires_at,
+    _column.last_sent_at,
 )
+_LIST = select(*_LISTED).where(_own).order_by(_column.id)
+_BY_ID = and_(_own, _column.id == bindparam("subscription_id"))
+_GET = select(*_LISTED).where(_BY_ID)
 _ID_OF = select(_column.id).where(_own, _same_endpoint)
 _DELETE = delete(_table).where(_own, _same_endpoint)
-_DELETE_BY_ID = delete(_table).where(_own, _column.id == bindparam("id"))
+_DELETE_BY_ID = delete(_table).where(_BY_ID)
 _DELETE_OF_OTHERS = delete(_table).where(_same_browser_of_other)
 _DELETE_OLDEST = delete(_table).where(
     _own,
@@ -82,32 +100,23 @@ _DELETE_OLDEST = delete(_table).where(
 
 def _upsert(dialect: str) -> Executable:
     row = INSERTS[dialect](_table)
-    changed = ("keys_p256dh", "keys_auth", "expires_at", "updated_at")
+    names = ("keys_p256dh", "keys_auth", "expires_at", "updated_at")
+    changed: dict[str, Any] = {name: row.excluded[name] for name in names}
+    changed["label"] = func.coalesce(row.excluded.label, _column.label)
     statement: Executable = row.on_conflict_do_update(
-        index_elements=["user_id", "endpoint_hash"], set_={name: row.excluded[name] for name in changed}
+        index_elements=["user_id", "endpoint_hash"], set_=changed
     )
     return statement
 
 
-def _prune(row_id: ColumnElement[Any]) -> Executable:
-    expired = (
-        select(row_id)
-        .select_from(_table)
-        .where(_column.expires_at < bindparam("now"))
-        .limit(PRUNE_BATCH_SIZE)
-        .with_for_update(skip_locked=True)  # skip rows that a browser is updating
-    )
-    return delete(_table).where(row_id.in_(expired))
-
-
 _UPSERT = {dialect: _upsert(dialect) for dialect in INSERTS}
-_PRUNE = {"postgresql": _prune(literal_column("ctid")), "sqlite": _prune(_column.id)}
 
 
 class _State(NamedTuple):
     total: int  # the user's rows
     others: int  # those with other endpoints
     is_stored: bool  # whether this very row is one of them
+    is_replaced: bool  # whether a renewal has replaced this subscription
     is_owned_by_other: bool  # whether the browser has to move here from another user
 
 
@@ -123,12 +132,34 @@ def save(user_id: str, subscription: Subscription) -> int:
     deadline = deadline_after()
     with autocommit(deadline) as connection:
         state = _select_state(connection, row)
-        if not state.is_stored and not state.is_owned_by_other and state.others < limit:
-            connection.execute(_UPSERT[connection.dialect.name], row)
+        is_new = not (state.is_stored or state.is_replaced or state.is_owned_by_other)
+        if is_new and state.others < limit:
+            connection.execute(_UPSERT[connection.dialect.name], _columns(row))
             state = _select_state(connection, row)
+        if state.is_replaced and not state.is_owned_by_other:
+            # This request was sent before the browser's renewal was stored, and arrived after it.
+            connection.execute(_DELETE, row)
+            return connection.execute(_COUNT, row).scalar_one()
     if state.is_stored and not state.is_owned_by_other and state.total <= limit:
         return state.total
     return _reconcile(row, limit, deadline)
+
+
+def renew(endpoint: str, auth: str, subscription: Subscription) -> bool:
+    """Replace the subscription with this endpoint and `auth`, and return whether it existed.
+
+    The row keeps its id, user and label, and a row that has the new endpoint already is deleted. Whoever has
+    the old `auth` is the browser: no user is asked for.
+    """
+    old = {"endpoint_hash": hash_endpoint(endpoint), "keys_auth": auth}
+    deadline = deadline_after()
+    for _ in range(RENEWAL_TRIES):
+        try:
+            with transaction(deadline) as connection:
+                return _replace(connection, old, hash_possession(endpoint, auth), subscription)
+        except IntegrityError:  # a concurrent request has stored the new endpoint: now it is visible
+            continue
+    return False
 
 
 def remove(user_id: str, endpoint: str) -> int:
@@ -141,7 +172,7 @@ def remove(user_id: str, endpoint: str) -> int:
 def remove_by_id(user_id: str, subscription_id: int) -> bool:
     """Delete a user's subscription by its id, and return whether it existed."""
     with autocommit() as connection:
-        return connection.execute(_DELETE_BY_ID, {"user_id": user_id, "id": subscription_id}).rowcount > 0
+        return connection.execute(_DELETE_BY_ID, _id(user_id, subscription_id)).rowcount > 0
 
 
 def id_of(user_id: str, endpoint: str) -> int | None:
@@ -152,21 +183,22 @@ def id_of(user_id: str, endpoint: str) -> int | None:
         return subscription_id
 
 
-def list_for(user_id: str) -> Sequence[Row[Any]]:
-    """Return a user's subscriptions, oldest first: id, endpoint, created_at, expires_at."""
+def set_label(user_id: str, subscription_id: int, label: str) -> Any:
+    """Set the label of a user's subscription, and return it as `list_for` does; None if there is none."""
+    with autocommit() as connection:
+        own = update(_table).where(_column.user_id == user_id, _column.id == subscription_id)
+        connection.execute(own.values(label=label))
+        return connection.execute(_GET, _id(user_id, subscription_id)).one_or_none()
+
+
+def list_for(user_id: str) -> Sequence[Any]:
+    """Return a user's subscriptions, oldest first: id, label, endpoint, and three times."""
     with autocommit() as connection:
         return connection.execute(_LIST, {"user_id": user_id}).all()
 
 
-def prune() -> int:
-    """Delete the expired subscriptions of all users, and return how many."""
-    pruned, deleted = 0, PRUNE_BATCH_SIZE
-    while deleted == PRUNE_BATCH_SIZE:
-        with autocommit() as connection:
-            statement = _PRUNE[connection.dialect.name]
-            deleted = connection.execute(statement, {"now": datetime.now(UTC)}).rowcount
-        pruned += deleted
-    return pruned
+def _id(user_id: str, subscription_id: int) -> dict[str, Any]:
+    return {"user_id": user_id, "subscription_id": subscription_id}
 
 
 def _row(user_id: str, subscription: Subscription) -> dict[str, Any]:
@@ -177,25 +209,35 @@ def _row(user_id: str, subscription: Subscription) -> dict[str, Any]:
         "endpoint_hash": hash_endpoint(subscription.endpoint),
         "keys_p256dh": subscription.p256dh,
         "keys_auth": subscription.auth,
+        "label": subscription.label,
         "expires_at": subscription.expires_at,
         "created_at": now,
         "updated_at": now,
+        "possession": hash_possession(subscription.endpoint, subscription.auth),
     }
 
 
+def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "possession"}
+
+
 def _select_state(connection: Connection, row: Mapping[str, Any]) -> _State:
-    total, others, is_stored, is_owned_by_other = connection.execute(_SELECT_STATE, row).one()
+    total, others, stored, replaced, owned_by_other = connection.execute(_SELECT_STATE, row).one()
     one_user = current_app.config["PUSH_BROWSER_HAS_ONE_USER"]
-    return _State(total, others, is_stored > 0, bool(is_owned_by_other) and one_user)
+    return _State(total, others, stored > 0, replaced > 0, bool(owned_by_other) and one_user)
+
+
+def _lock(connection: Connection) -> None:
+    # Serialized, to avoid deadlocks over several rows. On SQLite the first write locks the file.
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK_KEY)))
 
 
 def _reconcile(row: Mapping[str, Any], limit: int, deadline: float) -> int:
     while True:
         with transaction(deadline) as connection:
-            # Serialized, to avoid deadlocks over several rows. On SQLite the first write locks the file.
-            if connection.dialect.name == "postgresql":
-                connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK_KEY)))
-            connection.execute(_UPSERT[connection.dialect.name], row)
+            _lock(connection)
+            connection.execute(_UPSERT[connection.dialect.name], _columns(row))
             if current_app.config["PUSH_BROWSER_HAS_ONE_USER"]:
                 connection.execute(_DELETE_OF_OTHERS, row)
             connection.execute(_DELETE_OLDEST, {**row, "limit": limit - 1})
@@ -204,3 +246,32 @@ def _reconcile(row: Mapping[str, Any], limit: int, deadline: float) -> int:
         # Not stored: a later request has reassigned the browser or changed its keys.
         if state.total <= limit and not (state.is_stored and state.is_owned_by_other):
             return state.total
+
+
+def _replace(
+    connection: Connection, old: Mapping[str, Any], possession: bytes, subscription: Subscription
+) -> bool:
+    _lock(connection)
+    replaced = connection.execute(_SELECT_REPLACED, old).all()
+    one_user = current_app.config["PUSH_BROWSER_HAS_ONE_USER"]
+    for position, (row_id, user_id) in enumerate(replaced):
+        row = _row(user_id, subscription)
+        if position and one_user:
+            connection.execute(_DELETE_BY_ID, _id(user_id, row_id))
+            continue
+        connection.execute(_DELETE_SAME_ENDPOINT, row | {"subscription_id": row_id})
+        if one_user:
+            connection.execute(_DELETE_OF_OTHERS, row)
+        changed = {name: row[name] for name in _RENEWED} | {"renewed_from": possession}
+        connection.execute(update(_table).where(_column.id == row_id).values(changed))
+    return bool(replaced)
+
+
+_RENEWED = ("endpoint", "endpoint_hash", "keys_p256dh", "keys_auth", "expires_at", "updated_at")
+_SELECT_REPLACED = (
+    select(_column.id, _column.user_id)
+    .where(_same_endpoint, _column.keys_auth == bindparam("keys_auth"))
+    .order_by(_column.updated_at.desc(), _column.id.desc())
+    .with_for_update()
+)
+_DELETE_SAME_ENDPOINT = delete(_table).where(_own, _same_endpoint, _column.id != bindparam("subscription_id"))

@@ -13,7 +13,7 @@ from pushapp import create_app
 from pushapp.database import engine
 from pushapp.extensions import db
 from tests.conftest import SETTINGS, signed_in
-from tests.support.http import post, rows
+from tests.support.http import expire, post, rows
 from tests.support.subscriptions import subscription
 
 
@@ -47,7 +47,7 @@ def test_list_prints_a_users_subscriptions_without_secrets(app: Flask, alice: Fl
         post(alice, body)
     done = push(app, "list", "alice")
     first, second = done.stdout.splitlines()
-    assert first.split("\t")[1] == "updates.push.services.mozilla.com"
+    assert first.split("\t")[2] == "updates.push.services.mozilla.com"
     assert first.endswith("\t-")
     assert "2030-03-17" in second
     assert "alice has 2 subscriptions." in done.stderr
@@ -74,8 +74,9 @@ def test_vapid_keys_prints_settings_for_the_environment(
 def test_prune_deletes_expired_subscriptions(app: Flask, alice: FlaskClient) -> None:
     now = datetime.now(UTC)
     soon = int((now + timedelta(hours=1)).timestamp() * 1000)
-    for timestamp in (0, 1, soon, None):
+    for timestamp in (soon, soon, soon, None):
         post(alice, subscription(expirationTime=timestamp))
+    expire(app, 2)
     assert "Deleted 2 expired subscriptions." in push(app, "prune").stdout
     assert "Deleted 0 expired subscriptions." in push(app, "prune").stdout
     assert len(rows(app)) == 2

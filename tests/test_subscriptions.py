@@ -9,10 +9,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from pushapp import subscriptions
 from pushapp.database import engine
+from pushapp.sending import audience
 from tests.conftest import signed_in
-from tests.support.http import post, rows
+from tests.support.http import expire, post, rows
 from tests.support.subscriptions import subscription
 from tests.support.threads import run_concurrently
 
@@ -86,14 +86,15 @@ def test_concurrent_requests_of_all_kinds_succeed(make_app: Callable[..., Flask]
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_prune_skips_rows_that_another_transaction_has_locked(app: Flask, alice: FlaskClient) -> None:
     for _ in range(3):
-        post(alice, subscription(expirationTime=1))
+        post(alice, subscription())
+    expire(app, 3)
     locked = rows(app)[1]
     with app.app_context():
         with engine().connect() as connection:
             connection.execution_options(isolation_level="READ COMMITTED")
             connection.exec_driver_sql(f"SELECT * FROM push_subscriptions WHERE id = {locked.id} FOR UPDATE")
             started_at = time.monotonic()
-            assert subscriptions.prune() == 2
+            assert audience.prune() == 2
             assert time.monotonic() - started_at < 10
             assert rows(app) == [locked]
-        assert subscriptions.prune() == 1
+        assert audience.prune() == 1

@@ -1,9 +1,10 @@
-import { current, subscribe, supported, unsubscribe } from "/push/client.js";
+import { current, resume, subscribe, supported, unsubscribe } from "../push/client.js";
 
 const $ = (id) => document.getElementById(id);
+let user = null; // who is signed in
 
 async function call(method, path, body) {
-  const response = await fetch(path, {
+  const response = await fetch(new URL(`..${path}`, import.meta.url), {
     method,
     headers: body ? { "Content-Type": "application/json" } : {},
     body: body && JSON.stringify(body),
@@ -18,6 +19,7 @@ function showMessage(text, isError = false) {
 }
 
 async function showUser({ name }) {
+  user = name;
   $("sign-in").hidden = name !== null;
   $("signed-in").hidden = name === null;
   if (name === null) {
@@ -27,8 +29,7 @@ async function showUser({ name }) {
     return;
   }
   $("user").textContent = name;
-  // With permission, every load tells the server again.
-  if (await current()) await attempt(subscribe);
+  await attempt(() => resume({ user }));
   await attempt(showDevices, $("message").textContent);
 }
 
@@ -95,7 +96,7 @@ $("sign-out").onclick = async () => {
   await attempt(async () => showUser(await call("POST", "/demo/sign-out", {})));
 };
 
-$("switch").onclick = () => change($("switch"), async () => ((await current()) ? unsubscribe : subscribe)());
+$("switch").onclick = async () => change($("switch"), (await current()) ? unsubscribe : () => subscribe({ user }));
 
 $("send").onclick = async () => {
   $("send").disabled = true;

@@ -5,14 +5,31 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, or_, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Executable,
+    Row,
+    and_,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
+from ..database import autocommit
 from ..extensions import INSERTS
 from ..models import MAX_ID, PushFailure, PushSubscription
 
 BATCH_SIZE = 250  # recipients
 MAX_FAILURES = 3  # consecutive
 MIN_FAILING_TIME = timedelta(days=1)
+LAST_SENT_PRECISION = timedelta(minutes=1)
+PRUNE_BATCH_SIZE = 1_000  # subscriptions a statement
 
 _column = PushSubscription.__table__.c
 _failure = PushFailure.__table__.c
@@ -89,6 +106,16 @@ def delete_gone(connection: Connection, recipients: Sequence[Row[Any]]) -> None:
         connection.execute(delete(PushSubscription.__table__).where(unchanged))
 
 
+def record_sent(connection: Connection, ids: Sequence[int]) -> None:
+    """Set when subscriptions were last sent to, to the minute: most broadcasts then write a row once."""
+    if not ids:
+        return
+    now = datetime.now(UTC)
+    is_older = or_(_column.last_sent_at.is_(None), _column.last_sent_at < now - LAST_SENT_PRECISION)
+    rows = update(PushSubscription.__table__).where(_column.id.in_(ids), is_older)
+    connection.execute(rows.values(last_sent_at=now))
+
+
 def clear_failures(connection: Connection, ids: Sequence[int]) -> None:
     """Delete the failures of subscriptions that accepted a message."""
     if not ids:
@@ -115,6 +142,31 @@ def record_failures(connection: Connection, ids: Sequence[int]) -> None:
         _failure.since < now - MIN_FAILING_TIME,
     )
     connection.execute(delete(PushSubscription.__table__).where(_column.id.in_(exhausted)))
+
+
+def _prune(row_id: ColumnElement[Any]) -> Executable:
+    expired = (
+        select(row_id)
+        .select_from(PushSubscription.__table__)
+        .where(_column.expires_at < bindparam("now"))
+        .limit(PRUNE_BATCH_SIZE)
+        .with_for_update(skip_locked=True)  # skip rows that a browser is updating
+    )
+    return delete(PushSubscription.__table__).where(row_id.in_(expired))
+
+
+_PRUNE = {"postgresql": _prune(literal_column("ctid")), "sqlite": _prune(_column.id)}
+
+
+def prune() -> int:
+    """Delete the expired subscriptions of all users, and return how many."""
+    pruned, deleted = 0, PRUNE_BATCH_SIZE
+    while deleted == PRUNE_BATCH_SIZE:
+        with autocommit() as connection:
+            statement = _PRUNE[connection.dialect.name]
+            deleted = connection.execute(statement, {"now": datetime.now(UTC)}).rowcount
+        pruned += deleted
+    return pruned
 
 
 def delete_orphaned_failures(connection: Connection, after_id: int, limit: int) -> int | None:

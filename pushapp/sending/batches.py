@@ -137,7 +137,9 @@ def record_outcomes(
     by_result = _group_by_result(batch, outcomes, retried_ids)
     pairs = zip(batch.recipients, outcomes, strict=True)
     failed_ids = [recipient.id for recipient, outcome in pairs if outcome.is_subscription_error]
-    audience.clear_failures(connection, [recipient.id for recipient in by_result[Result.SENT]])
+    sent_ids = [recipient.id for recipient in by_result[Result.SENT]]
+    audience.record_sent(connection, sent_ids)
+    audience.clear_failures(connection, sent_ids)
     audience.record_failures(connection, failed_ids)
     audience.delete_gone(connection, by_result[Result.GONE])
     counts = _count(batch, by_result)

@@ -41,12 +41,16 @@ class MessageNotFoundError(LookupError):
     """No message has this id."""
 
 
+def _ignore_progress(done: int, total: int) -> None:
+    pass
+
+
 def send(
     message: Message,
     *,
     to: str | int | Everyone,
     idempotency_key: str | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = _ignore_progress,
 ) -> int:
     """Send a message to a user, or to EVERYONE; return the message's id.
 
@@ -64,6 +68,23 @@ def send(
         enqueue(connection, FAN_OUT if to is EVERYONE else DELIVER, scheduled)
     if engine().dialect.name == "sqlite":
         _deliver_now(message_id, scheduled, on_progress)
+    return message_id
+
+
+def send_to_subscription(message: Message, user_id: str, subscription_id: int) -> int | None:
+    """Send a message to one of a user's subscriptions; return the message's id, or None without it."""
+    with transaction() as connection:
+        if not audience.load_recipients(connection, user_id, 0, 0, [subscription_id]):
+            return None
+        now = datetime.now(UTC)
+        row = {"user_id": user_id, "message": message.to_dict(), "recipients": 1, "created_at": now}
+        insert = PushMessage.__table__.insert().values(row).returning(_message.id)
+        message_id: int = connection.execute(insert).scalar_one()
+        ids = {"first_id": subscription_id, "last_id": subscription_id, "subscription_ids": [subscription_id]}
+        scheduled = [add_batch(connection, message_id, now, size=1, **ids)]
+        enqueue(connection, DELIVER, scheduled)
+    if engine().dialect.name == "sqlite":
+        _deliver_now(message_id, scheduled, _ignore_progress)
     return message_id
 
 

@@ -1,82 +1,33 @@
 """Request and response schemas."""
 
-import base64
-import binascii
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from cryptography.hazmat.primitives.asymmetric import ec
 from flask import current_app
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate, validates_schema
+from marshmallow import (
+    EXCLUDE,
+    Schema,
+    ValidationError,
+    fields,
+    post_load,
+    validate,
+    validates,
+    validates_schema,
+)
 
-from ..models import MAX_USER_ID_LENGTH, normalize_user_id
+from ..config import vapid_signer
+from ..models import MAX_LABEL_LENGTH, MAX_USER_ID_LENGTH, normalize_user_id
 from ..sending.audience import EVERYONE, Everyone
 from ..subscriptions import Subscription
 from ..webpush.endpoints import MAX_ENDPOINT_LENGTH, check_endpoint
 from ..webpush.message import Message, MessageError, Urgency
+from .errors import abort
+from .fields import P256DH, Auth, StrictInteger
 
 MAX_TIMESTAMP_MS = 253_402_300_799_999  # milliseconds since 1970: the end of the year 9999
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-_BASE64URL = str.maketrans("+/", "-_")
-
-
-class Base64URL(fields.String):
-    """Bytes as base64url or base64, padded or not; loaded as base64url without padding."""
-
-    length: int
-
-    def _deserialize(self, value: Any, *arguments: Any, **options: Any) -> str:
-        text = super()._deserialize(value, *arguments, **options).translate(_BASE64URL)
-        bare = text.rstrip("=")
-        try:
-            if len(text) not in (len(bare), -(-len(bare) // 4) * 4):
-                raise ValidationError("Not valid base64url.")
-            data = base64.b64decode(bare + "=" * (-len(bare) % 4), altchars=b"-_", validate=True)
-        except (binascii.Error, ValueError):
-            raise ValidationError("Not valid base64url.") from None
-        if len(data) != self.length:
-            raise ValidationError(f"Must be {self.length} bytes long.")
-        self.check(data)
-        return base64.urlsafe_b64encode(data).decode().rstrip("=")
-
-    def check(self, data: bytes) -> None:
-        """Raise ValidationError when bytes of the right length are invalid."""
-
-
-class Auth(Base64URL):
-    """The authentication secret (RFC 8291, section 3.2)."""
-
-    length = 16
-
-
-class P256DH(Base64URL):
-    """The user agent's public key: an uncompressed point on P-256 (RFC 8291, section 3.1)."""
-
-    length = 65
-
-    def check(self, data: bytes) -> None:
-        """Reject a compressed point (X9.62: the first byte is not 4), and one that is not on the curve."""
-        try:
-            if data[0] != 4:
-                raise ValueError
-            ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), data)
-        except ValueError:
-            raise ValidationError("Not an uncompressed point on P-256.") from None
-
-
-class StrictInteger(fields.Integer):
-    """An integer as in JSON Schema: accepts 1.0, rejects 1.5 and "1"."""
-
-    def __init__(self, **options: Any):
-        super().__init__(strict=True, **options)
-
-    def _deserialize(self, value: Any, *arguments: Any, **options: Any) -> int:
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        return super()._deserialize(value, *arguments, **options)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _validate_endpoint(endpoint: str) -> None:
@@ -84,6 +35,11 @@ def _validate_endpoint(endpoint: str) -> None:
         check_endpoint(endpoint, current_app.config["PUSH_TRUSTED_PUSH_SERVICES"])
     except ValueError as error:
         raise ValidationError(str(error)) from None
+
+
+def _validate_printable(text: str) -> None:
+    if not re.fullmatch("[!-~]*", text):
+        raise ValidationError("Must be printable ASCII.")
 
 
 class _Body(Schema):
@@ -100,7 +56,25 @@ class KeysSchema(_Body):
     auth = Auth(required=True, metadata={"format": "auth", "description": "16 bytes, base64url"})
 
 
-class SubscriptionSchema(_Body):
+def _validate_label(label: str) -> None:
+    if not label.strip() or len(label) > MAX_LABEL_LENGTH or not label.isprintable():
+        raise ValidationError(f"Must be 1 to {MAX_LABEL_LENGTH} printable characters.")
+
+
+LABEL = {
+    "description": "the browser's name, printable characters",
+    "minLength": 1,
+    "maxLength": MAX_LABEL_LENGTH,
+}
+
+
+class LabelSchema(_Body):
+    """The user's name for a browser."""
+
+    label = fields.String(required=True, validate=_validate_label, metadata=LABEL)
+
+
+class PushSubscriptionSchema(_Body):
     """A `PushSubscription` as its `toJSON()` gives it (Push API, section 8)."""
 
     endpoint = fields.String(
@@ -120,14 +94,39 @@ class SubscriptionSchema(_Body):
     @post_load
     def make_subscription(self, data: dict[str, Any], **_options: Any) -> Subscription:
         """Return the loaded fields as a Subscription."""
-        milliseconds = data["expiration_time"]
-        expires_at = None if milliseconds is None else EPOCH + timedelta(milliseconds=milliseconds)
-        return Subscription(data["endpoint"], data["keys"]["p256dh"], data["keys"]["auth"], expires_at)
+        expires_at = _EPOCH + timedelta(milliseconds=data["expiration_time"] or 0)
+        # A time in the past, of a wrong clock or a push service that sends 0, is unknown.
+        known = expires_at if expires_at > datetime.now(UTC) else None
+        keys = data["keys"]
+        return Subscription(data["endpoint"], keys["p256dh"], keys["auth"], known, data.get("label"))
 
 
-def _validate_printable(text: str) -> None:
-    if not re.fullmatch("[!-~]*", text):
-        raise ValidationError("Must be printable ASCII.")
+class SubscriptionSchema(PushSubscriptionSchema):
+    """A `PushSubscription`, and what pushapp's own page adds."""
+
+    label = fields.String(validate=_validate_label, metadata=LABEL)
+    application_server_key = P256DH(
+        data_key="applicationServerKey",
+        metadata={"format": "p256dh", "description": "the VAPID key it was made with, base64url"},
+    )
+
+    @validates("application_server_key")
+    def reject_other_key(self, value: str, data_key: str) -> None:
+        """Abort with 409 if the subscription was made with another key: the page subscribes again."""
+        if value != vapid_signer().public_key:
+            abort(409, "The subscription has another VAPID key: subscribe again with the current one.")
+
+
+class RenewalSchema(_Body):
+    """A subscription that replaces another one; `auth` of the old one proves that it is the same browser."""
+
+    endpoint = fields.String(
+        required=True,
+        validate=[validate.Length(max=MAX_ENDPOINT_LENGTH), _validate_printable],
+        metadata={"pattern": "^[!-~]*$"},
+    )
+    auth = Auth(required=True, metadata={"format": "auth", "description": "16 bytes, base64url"})
+    subscription = fields.Nested(PushSubscriptionSchema, required=True)
 
 
 class UnsubscribeSchema(_Body):
@@ -247,11 +246,19 @@ class SubscriptionSummarySchema(Schema):
     """A subscription without its keys and the path of its endpoint."""
 
     id = fields.Integer(required=True)
+    label = fields.String(required=True, allow_none=True)
     push_service = fields.Function(
         lambda row: urlsplit(row.endpoint).netloc, metadata={"type": "string", "description": "host"}
     )
     created_at = fields.DateTime(required=True)
     expires_at = fields.DateTime(required=True, allow_none=True)
+    last_sent_at = fields.DateTime(required=True, allow_none=True)
+
+
+class OkSchema(Schema):
+    """A response without further values."""
+
+    ok = fields.Constant(True, metadata={"type": "boolean"})
 
 
 class SubscriptionsSchema(Schema):

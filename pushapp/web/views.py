@@ -1,10 +1,12 @@
 """The HTTP API under /push."""
 
+import json
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from flask import Response, current_app, request, send_from_directory
+from flask import Response, current_app, request
 from flask_smorest import Blueprint as SmorestBlueprint
 
 from .. import subscriptions
@@ -20,19 +22,23 @@ from .auth import reject_cross_site, require_token, require_user
 from .parsing import JSONBodyParser, require_json
 from .schemas import (
     IdempotencyKeySchema,
+    LabelSchema,
     MessageCreatedSchema,
     MessageSchema,
     MessageStatusSchema,
+    OkSchema,
     PublicKeySchema,
+    RenewalSchema,
     SubscriptionCountSchema,
     SubscriptionSchema,
     SubscriptionsSchema,
+    SubscriptionSummarySchema,
     UnsubscribeSchema,
 )
 
 STATIC = Path(__file__).parent.parent / "static"
 TOKEN_ENDPOINTS = {"pushapp.create_message", "pushapp.get_message"}
-PUBLIC_ENDPOINTS = {"pushapp.vapid_public_key", "pushapp.client", "pushapp.service_worker"}
+PUBLIC_ENDPOINTS = {"pushapp.vapid_public_key", "pushapp.client", "pushapp.service_worker", "pushapp.renew"}
 
 
 class Blueprint(SmorestBlueprint):  # type: ignore[misc]  # flask-smorest has no types
@@ -45,12 +51,14 @@ blueprint = Blueprint("pushapp", __name__, url_prefix="/push", description="Web 
 errors.register(blueprint)
 
 
-def openapi_docs(*statuses: int, security: str = "session") -> dict[str, Any]:
+def openapi_docs(*statuses: int, security: str | None = "session") -> dict[str, Any]:
     """Return the OpenAPI error responses and security of a route."""
     responses = {status: HTTPStatus(status).name for status in statuses}
-    return {"security": [{security: []}], "responses": responses}
+    return {"security": [{security: []}] if security else [], "responses": responses}
 
 
+SUBSCRIPTION = "/subscriptions/<int:subscription_id>"
+NO_SUBSCRIPTION = "You have no subscription with this id."
 MESSAGE_STATUS_LINK = {
     "operationId": "get_message",
     "parameters": {"message_id": "$response.body#/id"},
@@ -72,6 +80,8 @@ def authorize_request() -> None:
         require_token()
     elif request.endpoint not in PUBLIC_ENDPOINTS and request.method != "OPTIONS":
         require_user()
+    if any(isinstance(value, int) and value > MAX_ID for value in (request.view_args or {}).values()):
+        errors.abort(404, "There is no such id.")
 
 
 @blueprint.after_request
@@ -85,12 +95,23 @@ def limit_caching(response: Response) -> Response:
 
 
 @blueprint.post("/subscribe")
-@blueprint.doc(**openapi_docs(400, 401, 403, 413, 415, 503))
+@blueprint.doc(**openapi_docs(400, 401, 403, 409, 413, 415, 503))
 @blueprint.arguments(SubscriptionSchema())
 @blueprint.response(200, SubscriptionCountSchema)
 def subscribe(subscription: Subscription) -> dict[str, int]:
     """Store the current user's subscription."""
     return {"count": subscriptions.save(require_user(), subscription)}
+
+
+@blueprint.post("/renew")
+@blueprint.doc(**openapi_docs(400, 403, 404, 413, 415, 503, security=None))
+@blueprint.arguments(RenewalSchema())
+@blueprint.response(200, OkSchema)
+def renew(body: dict[str, Any]) -> dict[str, Any]:
+    """Replace a subscription by the one that the same browser has now."""
+    if not subscriptions.renew(body["endpoint"], body["auth"], body["subscription"]):
+        errors.abort(404, "There is no subscription with this endpoint and auth.")
+    return {}
 
 
 @blueprint.post("/unsubscribe")
@@ -111,13 +132,33 @@ def list_subscriptions() -> dict[str, Any]:
     return {"subscriptions": stored, "count": len(stored)}
 
 
-@blueprint.delete(f"/subscriptions/<int(max={MAX_ID}):subscription_id>")
+@blueprint.patch(SUBSCRIPTION)
+@blueprint.doc(**openapi_docs(400, 401, 403, 404, 413, 415, 503))
+@blueprint.arguments(LabelSchema())
+@blueprint.response(200, SubscriptionSummarySchema)
+def label_subscription(body: dict[str, str], subscription_id: int) -> Any:
+    """Set the label of one of the current user's subscriptions."""
+    updated = subscriptions.set_label(require_user(), subscription_id, body["label"])
+    return updated or errors.abort(404, NO_SUBSCRIPTION)
+
+
+@blueprint.post(f"{SUBSCRIPTION}/test")
+@blueprint.doc(**openapi_docs(401, 403, 404, 503))
+@blueprint.response(202, MessageCreatedSchema)
+def test_subscription(subscription_id: int) -> dict[str, int]:
+    """Send a test message to one of the current user's subscriptions."""
+    message = Message(title="Test notification", body="Notifications work on this device.", ttl=60)
+    message_id = outbox.send_to_subscription(message, require_user(), subscription_id)
+    return {"id": message_id or errors.abort(404, NO_SUBSCRIPTION)}
+
+
+@blueprint.delete(SUBSCRIPTION)
 @blueprint.doc(**openapi_docs(401, 403, 404, 503))
 @blueprint.response(204)
 def delete_subscription(subscription_id: int) -> None:
     """Delete one of the current user's subscriptions."""
     if not subscriptions.remove_by_id(require_user(), subscription_id):
-        errors.abort(404, "You have no subscription with this id.")
+        errors.abort(404, NO_SUBSCRIPTION)
 
 
 @blueprint.post("/messages")
@@ -132,7 +173,7 @@ def create_message(body: tuple[Message, str | Everyone], headers: dict[str, str 
     return {"id": outbox.send(message, to=to, idempotency_key=headers["idempotency_key"])}
 
 
-@blueprint.get(f"/messages/<int(max={MAX_ID}):message_id>")
+@blueprint.get("/messages/<int:message_id>")
 @blueprint.doc(operationId="get_message", **openapi_docs(401, 404, 503, security="token"))
 @blueprint.response(200, MessageStatusSchema)
 def get_message(message_id: int) -> Status:
@@ -154,13 +195,22 @@ def vapid_public_key() -> dict[str, str]:
 @blueprint.response(200, {"type": "string"}, content_type="text/javascript")
 def client() -> Response:
     """Serve the ES module for the site's pages."""
-    return send_from_directory(STATIC, "client.js", mimetype="text/javascript")
+    return _script((STATIC / "client.js").read_text())
 
 
 @blueprint.get("/service-worker.js")
 @blueprint.response(200, {"type": "string"}, content_type="text/javascript")
 def service_worker() -> Response:
-    """Serve the service worker (scope /)."""
-    response = send_from_directory(STATIC, "service-worker.js", mimetype="text/javascript")
-    response.headers["Service-Worker-Allowed"] = "/"
+    """Serve the service worker, with the address of these routes."""
+    path = request.root_path + request.path
+    prefix = json.dumps(quote(path.removesuffix("service-worker.js"), safe="/!$&'()*+,;=:@~"))
+    return _script((STATIC / "service-worker.js").read_text().replace('"/push/"', prefix))
+
+
+def _script(content: str) -> Response:
+    response = Response(content, mimetype="text/javascript")
+    # Browsers ask each time, whatever the host's SEND_FILE_MAX_AGE_DEFAULT is.
+    response.headers["Cache-Control"] = "no-cache"
+    response.add_etag()
+    response.make_conditional(request)
     return response

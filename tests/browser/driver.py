@@ -14,7 +14,7 @@ from websockets.sync.client import ClientConnection, connect
 from tests.support.waiting import wait_until
 
 NOTIFICATIONS = """
-    const registration = await navigator.serviceWorker.ready;
+    const registration = await navigator.serviceWorker.getRegistration("/push/");
     const fields = ["title", "body", "tag", "data", "icon", "lang", "dir", "silent", "requireInteraction", "actions"];
     const values = (notification) => Object.fromEntries(fields.map((field) => [field, notification[field]]));
     return (await registration.getNotifications()).map(values);
@@ -83,7 +83,7 @@ class Browser(ABC):
     def run_with_registration(self, script: str, *arguments: Any) -> Any:
         """Run a script in the page, with the service worker's `registration`."""
         return self.run(
-            f"const registration = await navigator.serviceWorker.ready; {script}",
+            f'const registration = await navigator.serviceWorker.getRegistration("/push/"); {script}',
             *arguments,
         )
 
@@ -102,7 +102,8 @@ class Browser(ABC):
     def notifications(self, count: int = 1) -> list[dict[str, Any]]:
         """Wait until this number of notifications is shown, and return them."""
         self.wait_until(
-            f"(await (await navigator.serviceWorker.ready).getNotifications()).length === {count}"
+            "((await (await navigator.serviceWorker.getRegistration('/push/'))?.getNotifications()) ?? []).length"
+            f" === {count}"
         )
         notifications: list[dict[str, Any]] = self.run(NOTIFICATIONS)
         return notifications

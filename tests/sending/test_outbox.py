@@ -14,7 +14,7 @@ import pushapp
 from pushapp import EVERYONE, Message, MessageError
 from pushapp.sending import outbox, worker
 from tests.conftest import signed_in
-from tests.support.http import post
+from tests.support.http import expire, post
 from tests.support.push_server import PushServer
 from tests.support.sending import counts, drain, enqueue, execute, queued_only, scalar, send, status
 
@@ -92,7 +92,8 @@ class TestMessage:
         assert push_server.pushes_to(late) == []
 
     def test_is_not_sent_to_expired_subscriptions(self, app: Flask, push_server: PushServer) -> None:
-        post(signed_in(app, "alice"), push_server.subscription() | {"expirationTime": 1})
+        post(signed_in(app, "alice"), push_server.subscription())
+        expire(app)
         assert send(app, "alice").recipients == 0
 
     def test_is_sent_with_its_ttl_urgency_and_topic(self, app: Flask, push_server: PushServer) -> None:

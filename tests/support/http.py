@@ -19,6 +19,15 @@ def rows(app: Flask) -> list[Any]:
         return list(connection.execute(text("SELECT * FROM push_subscriptions ORDER BY id")))
 
 
+def expire(app: Flask, number: int = 1) -> None:
+    """Set the expiration time of the oldest subscriptions into the past."""
+    oldest = f"SELECT id FROM push_subscriptions ORDER BY id LIMIT {number}"
+    with app.app_context(), engine().begin() as connection:
+        connection.execute(
+            text(f"UPDATE push_subscriptions SET expires_at = '2020-01-01 00:00:00' WHERE id IN ({oldest})")
+        )
+
+
 def post(client: FlaskClient, body: object, path: str = "/push/subscribe", **options: Any) -> Any:
     """Post JSON, and return the response."""
     return client.post(path, json=body, **options)

@@ -84,7 +84,13 @@ class TestSubscribe:
         (row,) = rows(app)
         assert (row.keys_p256dh, row.keys_auth) == (base64url(point), base64url(auth))
 
-    @pytest.mark.parametrize("timestamp", [0, 1, 253_402_300_799_999])
+    @pytest.mark.parametrize("timestamp", [0, 1, 1_600_000_000_000])
+    def test_an_expiration_time_in_the_past_is_unknown(self, alice: FlaskClient, timestamp: int) -> None:
+        assert post(alice, subscription(expirationTime=timestamp)).status_code == 200
+        (stored,) = alice.get("/push/subscriptions").json["subscriptions"]
+        assert stored["expires_at"] is None
+
+    @pytest.mark.parametrize("timestamp", [4_000_000_000_001, 253_402_300_799_999])
     def test_stores_the_expiration_time_to_the_millisecond(self, alice: FlaskClient, timestamp: int) -> None:
         body = subscription(expirationTime=timestamp)
         for _ in range(2):

@@ -49,7 +49,8 @@ class TestDelete:
         assert alice.delete(f"/push/subscriptions/{stored['id']}").status_code == 404
 
     @pytest.mark.parametrize(
-        "subscription_id", ["0", "-1", "x", "9223372036854775807", "9223372036854775808", "9" * 400]
+        "subscription_id",
+        ["0", "-1", "x", "9223372036854775807", "9223372036854775808", "9" * 400],
     )
     def test_an_impossible_id_is_not_found(self, alice: FlaskClient, subscription_id: str) -> None:
         assert alice.delete(f"/push/subscriptions/{subscription_id}").status_code == 404
@@ -61,7 +62,7 @@ def test_the_list_contains_neither_keys_nor_endpoints(alice: FlaskClient) -> Non
     response = alice.get("/push/subscriptions")
     assert response.json["count"] == 1
     (stored,) = response.json["subscriptions"]
-    assert set(stored) == {"id", "push_service", "created_at", "expires_at"}
+    assert set(stored) == {"id", "label", "push_service", "created_at", "expires_at", "last_sent_at"}
     assert stored["push_service"] == "updates.push.services.mozilla.com"
     assert stored["expires_at"] is None
     age = datetime.now(UTC) - datetime.fromisoformat(stored["created_at"])

@@ -1,0 +1,66 @@
+"""Fields of the schemas: keys of browsers, integers."""
+
+import base64
+import binascii
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from marshmallow import ValidationError, fields
+
+_BASE64URL = str.maketrans("+/", "-_")
+
+
+class Base64URL(fields.String):
+    """Bytes as base64url or base64, padded or not; loaded as base64url without padding."""
+
+    length: int
+
+    def _deserialize(self, value: Any, *arguments: Any, **options: Any) -> str:
+        text = super()._deserialize(value, *arguments, **options).translate(_BASE64URL)
+        bare = text.rstrip("=")
+        try:
+            if len(text) not in (len(bare), -(-len(bare) // 4) * 4):
+                raise ValidationError("Not valid base64url.")
+            data = base64.b64decode(bare + "=" * (-len(bare) % 4), altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError):
+            raise ValidationError("Not valid base64url.") from None
+        if len(data) != self.length:
+            raise ValidationError(f"Must be {self.length} bytes long.")
+        self.check(data)
+        return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+    def check(self, data: bytes) -> None:
+        """Raise ValidationError when bytes of the right length are invalid."""
+
+
+class Auth(Base64URL):
+    """The authentication secret (RFC 8291, section 3.2)."""
+
+    length = 16
+
+
+class P256DH(Base64URL):
+    """The user agent's public key: an uncompressed point on P-256 (RFC 8291, section 3.1)."""
+
+    length = 65
+
+    def check(self, data: bytes) -> None:
+        """Reject a compressed point (X9.62: the first byte is not 4), and one that is not on the curve."""
+        try:
+            if data[0] != 4:
+                raise ValueError
+            ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), data)
+        except ValueError:
+            raise ValidationError("Not an uncompressed point on P-256.") from None
+
+
+class StrictInteger(fields.Integer):
+    """An integer as in JSON Schema: accepts 1.0, rejects 1.5 and "1"."""
+
+    def __init__(self, **options: Any):
+        super().__init__(strict=True, **options)
+
+    def _deserialize(self, value: Any, *arguments: Any, **options: Any) -> int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        return super()._deserialize(value, *arguments, **options)
