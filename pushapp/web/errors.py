@@ -1,7 +1,8 @@
 """JSON error responses: `{"code", "status", "message"?, "errors"?}`."""
 
 import logging
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import flask
 from flask import Response, current_app, json, request
@@ -11,6 +12,7 @@ from werkzeug.exceptions import (
     HTTPException,
     InternalServerError,
     ServiceUnavailable,
+    UnprocessableEntity,
     default_exceptions,
 )
 
@@ -33,6 +35,13 @@ def register(scaffold: Scaffold) -> None:
 def abort(status: int, message: str) -> NoReturn:
     """Abort the request with an HTTP status and a sentence for the developer."""
     flask.abort(status, description=message)
+
+
+def abort_invalid(errors: Mapping[str, Any]) -> NoReturn:
+    """Abort the request with 422, and name the invalid fields as webargs does: `{location: {field: […]}}`."""
+    error = UnprocessableEntity()
+    error.data = {"errors": errors}  # type: ignore[attr-defined]  # as flask-smorest and webargs set it
+    raise error
 
 
 def to_json_response(error: HTTPException) -> Response:

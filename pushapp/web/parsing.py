@@ -3,11 +3,11 @@
 import json
 from typing import Any, NoReturn
 
-from flask import Request, request
-from webargs.flaskparser import FlaskParser
+from flask import request
+from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import HTTPException
 
-from .errors import abort
+from .errors import abort, abort_invalid
 
 MAX_BODY_LENGTH = 16 * 1024  # bytes
 WITHOUT_BODY = {"pushapp.test_subscription"}  # endpoints that take none
@@ -21,24 +21,28 @@ def require_json() -> None:
         abort(415, "The body must be sent as Content-Type: application/json.")
 
 
-class JSONBodyParser(FlaskParser):
-    """webargs' parser with stricter JSON: UTF-8 only, no NaN, bounded nesting and size."""
-
-    def load_json(self, req: Request, schema: Any) -> Any:
-        """Return the body as Python values; abort with 400 or 413 if it is invalid."""
-        req.max_content_length = MAX_BODY_LENGTH + 1  # to detect a chunked body that is too long
-        body = _read(req)
-        if len(body) > MAX_BODY_LENGTH:
-            abort(413, f"The body must be at most {MAX_BODY_LENGTH} bytes long.")
-        try:
-            return json.loads(body.decode(), parse_int=_parse_int, parse_constant=_reject_constant)
-        except (ValueError, RecursionError):
-            abort(400, "The body is not valid JSON.")
-
-
-def _read(req: Request) -> bytes:
+def load_json(schema: Schema) -> Any:
+    """Return the body, loaded with a schema; abort with 400, 413 or 422 if it is invalid."""
     try:
-        return req.get_data(cache=False)
+        return schema.load(_parse(_read()))
+    except ValidationError as error:
+        abort_invalid({"json": error.messages})
+
+
+def _parse(body: bytes) -> Any:
+    # Stricter than Python's JSON: UTF-8 only, no NaN, bounded nesting and size.
+    if len(body) > MAX_BODY_LENGTH:
+        abort(413, f"The body must be at most {MAX_BODY_LENGTH} bytes long.")
+    try:
+        return json.loads(body.decode("utf-8-sig"), parse_int=_parse_int, parse_constant=_reject_constant)
+    except (ValueError, RecursionError):
+        abort(400, "The body is not valid JSON.")
+
+
+def _read() -> bytes:
+    request.max_content_length = MAX_BODY_LENGTH + 1  # to detect a chunked body that is too long
+    try:
+        return request.get_data(cache=False)
     except HTTPException:
         raise
     except Exception:  # raised by the WSGI server: bad chunking, client disconnected

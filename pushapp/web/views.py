@@ -7,7 +7,6 @@ from typing import Any
 from urllib.parse import quote
 
 from flask import Response, current_app, request
-from flask_smorest import Blueprint as SmorestBlueprint
 
 from .. import subscriptions
 from ..config import vapid_signer
@@ -19,7 +18,8 @@ from ..subscriptions import Subscription
 from ..webpush.message import Message
 from . import errors
 from .auth import reject_cross_site, require_token, require_user
-from .parsing import JSONBodyParser, require_json
+from .blueprint import Blueprint
+from .parsing import require_json
 from .schemas import (
     IdempotencyKeySchema,
     LabelSchema,
@@ -39,12 +39,6 @@ from .schemas import (
 STATIC = Path(__file__).parent.parent / "static"
 TOKEN_ENDPOINTS = {"pushapp.create_message", "pushapp.get_message"}
 PUBLIC_ENDPOINTS = {"pushapp.vapid_public_key", "pushapp.client", "pushapp.service_worker", "pushapp.renew"}
-
-
-class Blueprint(SmorestBlueprint):  # type: ignore[misc]  # flask-smorest has no types
-    """flask-smorest's blueprint with the strict JSON parser."""
-
-    ARGUMENTS_PARSER = JSONBodyParser()
 
 
 blueprint = Blueprint("pushapp", __name__, url_prefix="/push", description="Web Push subscriptions")
