@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from sqlalchemy import Connection, delete, exists, func, select
 
@@ -44,7 +45,7 @@ class MessageNotFoundError(LookupError):
 def send(
     message: Message,
     *,
-    to: str | int | Everyone,
+    to: str | int | UUID | Everyone,
     idempotency_key: str | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
