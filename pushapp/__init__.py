@@ -65,6 +65,7 @@ def _init_app(
     with app.app_context():
         config.load_vapid_signer(app, on_sqlite=engine().dialect.name == "sqlite")
     web.init_app(app, user_id=user_id, url_prefix=url_prefix, with_health=with_health)
+    app.extensions["push_cli_group"] = cli_group
     app.cli.add_command(cli.push, name=cli_group)
 
 

@@ -51,7 +51,7 @@ def send(
 ) -> int:
     """Send a message to a user, or to EVERYONE; return the message's id.
 
-    On PostgreSQL it is queued for `flask push worker`. On SQLite it is delivered before the return, and
+    On PostgreSQL it is queued for the workers. On SQLite it is delivered before the return, and
     `on_progress` is called with how many recipients are done, and how many there are. With an idempotency
     key that was used before nothing is sent, and the id is the first message's.
 

@@ -230,9 +230,9 @@ def test_a_uuid_in_the_session_signs_in(host: Host) -> None:
 
 
 @on_sqlite
-@pytest.mark.parametrize("nobody", [None, False])
-def test_no_user_is_a_401_that_does_not_name_a_cookie(host: Host, nobody: object) -> None:
-    response = host.add_pushapp(user_id=lambda: nobody).test_client().get("/push/subscriptions")
+@pytest.mark.parametrize("no_user", [None, False])
+def test_no_user_is_a_401_that_does_not_name_a_cookie(host: Host, no_user: object) -> None:
+    response = host.add_pushapp(user_id=lambda: no_user).test_client().get("/push/subscriptions")
     assert (response.status_code, response.json["message"]) == (
         401,
         "Authentication required: no user is signed in.",
