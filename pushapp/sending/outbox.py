@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from sqlalchemy import Connection, delete, exists, func, select
 
@@ -48,13 +49,13 @@ def _ignore_progress(done: int, total: int) -> None:
 def send(
     message: Message,
     *,
-    to: str | int | Everyone,
+    to: str | int | UUID | Everyone,
     idempotency_key: str | None = None,
     on_progress: Callable[[int, int], None] = _ignore_progress,
 ) -> int:
     """Send a message to a user, or to EVERYONE; return the message's id.
 
-    On PostgreSQL it is queued for `flask push worker`. On SQLite it is delivered before the return, and
+    On PostgreSQL it is queued for the workers. On SQLite it is delivered before the return, and
     `on_progress` is called with how many recipients are done, and how many there are. With an idempotency
     key that was used before nothing is sent, and the id is the first message's.
 
