@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from typing import Protocol, Self
 
 from .encryption import encrypt
-from .endpoints import Origin, check_endpoint, origin_of
+from .endpoints import check_endpoint
 from .message import Urgency
 from .resolver import Resolve, look_up
 from .responses import WINDOWS_PUSH_SERVICE, Counted, Outcome, Result, classify_response, no_response
@@ -81,13 +81,21 @@ class Client:
         `ttl` is in seconds. Nothing that a subscription holds or a push service does raises an exception.
         """
         try:
-            check_endpoint(recipient.endpoint, self._trusted)
-            origin = origin_of(recipient.endpoint)
+            origin = check_endpoint(recipient.endpoint, self._trusted)
             body = encrypt(payload, recipient.keys_p256dh, recipient.keys_auth)
         except ValueError as error:
             return Outcome(Result.FAILED, counts_against=Counted.SUBSCRIPTION, reason=str(error))
         name = str(origin)
-        headers = self._headers(origin, ttl, urgency, topic)
+        headers = [
+            f"TTL: {ttl}",
+            f"Urgency: {urgency.value}",
+            f"Authorization: {self._authorization(name)}",
+            *_HEADERS,
+        ]
+        if topic is not None:
+            headers.append(f"Topic: {topic}")
+        if origin.host.endswith(WINDOWS_PUSH_SERVICE):
+            headers.append(f"X-WNS-Cache-Policy: {'cache' if ttl else 'no-cache'}")
         started_at = time.monotonic()
         response = await self._transport.post(
             recipient.endpoint, origin, headers, body, only_public=name not in self._trusted
@@ -102,16 +110,3 @@ class Client:
         if self._observe:
             self._observe(name, outcome, time.monotonic() - started_at)
         return outcome
-
-    def _headers(self, origin: Origin, ttl: int, urgency: Urgency, topic: str | None) -> list[str]:
-        headers = [
-            f"TTL: {ttl}",
-            f"Urgency: {urgency.value}",
-            f"Authorization: {self._authorization(str(origin))}",
-            *_HEADERS,
-        ]
-        if topic is not None:
-            headers.append(f"Topic: {topic}")
-        if origin.host.endswith(WINDOWS_PUSH_SERVICE):
-            headers.append(f"X-WNS-Cache-Policy: {'cache' if ttl else 'no-cache'}")
-        return headers

@@ -15,9 +15,9 @@ Resolve = Callable[[str, int], Sequence[str]]
 
 
 def look_up(name: str, port: int) -> list[str]:
-    """Return the addresses of a name, by DNS and `/etc/hosts`. Raises OSError."""
-    found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
+    """Return the addresses of a name, by DNS and `/etc/hosts`, or an address as it is. Raises OSError."""
+    found = socket.getaddrinfo(name.strip("[]"), port, type=socket.SOCK_STREAM)
+    return [str(address[0]).partition("%")[0] for *_, address in found]
 
 
 class Resolver:
@@ -31,8 +31,8 @@ class Resolver:
         self._known: dict[tuple[str, int], tuple[Sequence[str], float]] = {}  # until, on the monotonic clock
         self._lookups: dict[tuple[str, int], asyncio.Future[Sequence[str] | OSError]] = {}
 
-    async def addresses(self, name: str, port: int) -> Sequence[str]:
-        """Return the addresses of a name. Known ones stay in use until newer ones are found.
+    async def addresses(self, name: str, port: int, timeout: float) -> Sequence[str]:
+        """Return the addresses of a name within `timeout` seconds. Known ones are used until newer are found.
 
         Raises OSError.
         """
@@ -42,7 +42,8 @@ class Resolver:
         lookup = self._lookups.get((name, port)) or self._start(name, port)
         if addresses:
             return addresses
-        found = await asyncio.shield(lookup)  # others may wait for it too
+        await asyncio.wait([lookup], timeout=timeout)  # which does not cancel it: others may wait for it too
+        found = lookup.result() if lookup.done() else TimeoutError("name look-up timed out")
         if isinstance(found, OSError):
             raise found
         return found

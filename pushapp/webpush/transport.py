@@ -77,12 +77,15 @@ class Transport:
         `only_public` refuses connections to addresses that are not public; a proxy checks them itself.
         Nothing that a server does raises an exception.
         """
-        try:
-            addresses = await self._addresses(origin)
-        except OSError as failure:  # a time-out too
-            return Response(0, error=str(failure) or "name look-up timed out")
+        addresses = None
+        if not self._proxy:
+            try:
+                addresses = await self._resolver.addresses(origin.host, origin.port, CONNECT_TIMEOUT)
+            except OSError as failure:
+                return Response(0, error=str(failure))
         exchange = self._idle.pop() if self._idle else _Exchange(self._proxy, self._authorities)
-        exchange.prepare(url, headers, body, addresses, only_public and not self._proxy)
+        only_public = only_public and not self._proxy
+        exchange.prepare(url, origin, headers, body, addresses=addresses, only_public=only_public)
         error = ""
         try:
             await exchange.run(self._multi)
@@ -95,14 +98,6 @@ class Transport:
         self._idle.append(exchange)
         return response
 
-    async def _addresses(self, origin: Origin) -> str | None:
-        """Return the addresses as an entry for RESOLVE; None if there is nothing to look up."""
-        if self._proxy or _is_address(origin.host):
-            return None
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            found = await self._resolver.addresses(origin.host, origin.port)
-        return f"+{origin.host}:{origin.port}:{','.join(found)}"
-
 
 class _Exchange:
     """A handle of libcurl, for one request and its response after another."""
@@ -113,6 +108,7 @@ class _Exchange:
         self._refused = ""
         for option, value in {
             pycurl.POST: 1,
+            pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
             pycurl.PATH_AS_IS: 1,
             _DISALLOW_USERNAME_IN_URL: 1,
             pycurl.FOLLOWLOCATION: 0,
@@ -133,7 +129,14 @@ class _Exchange:
             self.curl.setopt(option, value)
 
     def prepare(
-        self, url: str, headers: Sequence[str], body: bytes, addresses: str | None, only_public: bool
+        self,
+        url: str,
+        origin: Origin,
+        headers: Sequence[str],
+        body: bytes,
+        *,
+        addresses: Sequence[str] | None,
+        only_public: bool,
     ) -> None:
         """Set what differs between requests."""
         self._only_public = only_public
@@ -143,14 +146,13 @@ class _Exchange:
         self._retry_after: str | None = None
         self._body = bytearray()
         self._timer: asyncio.TimerHandle | None = None
-        is_tls = url[:6].lower() == "https:"
-        self.curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTPS if is_tls else pycurl.PROTO_HTTP)
-        # Wait for a connection that may turn out to be HTTP/2, instead of opening one more.
-        self.curl.setopt(pycurl.PIPEWAIT, is_tls)
         self.curl.setopt(pycurl.URL, url)
+        # Wait for a connection that may turn out to be HTTP/2, instead of opening one more.
+        self.curl.setopt(pycurl.PIPEWAIT, origin.scheme == "https")
         self.curl.setopt(pycurl.HTTPHEADER, headers)
         self.curl.setopt(pycurl.POSTFIELDS, body)
-        self.curl.setopt(pycurl.RESOLVE, [addresses] if addresses else [])
+        if addresses is not None:  # instead of libcurl's own look-up
+            self.curl.setopt(pycurl.RESOLVE, [f"+{origin.host}:{origin.port}:{','.join(addresses)}"])
 
     async def run(self, multi: pycurl.AsyncCurlMulti) -> None:
         """Send the request, and receive the response or the beginning of it."""
@@ -199,14 +201,6 @@ class _Socket(socket.socket):
 
     def __del__(self) -> None:
         self.close()
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return True
 
 
 def _allow_descriptors(wanted: int) -> int:

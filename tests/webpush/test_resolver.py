@@ -202,9 +202,8 @@ def test_an_old_address_is_replaced(push_server: PushServer, monkeypatch: pytest
             while resolver.addresses != ["127.0.0.2"]:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.01)
-            return list(
-                await delivery._transport._resolver.addresses("push.internal", push_server.server_port)
-            )
+            resolver_of_client = delivery._transport._resolver
+            return list(await resolver_of_client.addresses("push.internal", push_server.server_port, 1))
 
     assert asyncio.run(run()) == ["127.0.0.2"]
 
