@@ -211,10 +211,11 @@ def test_the_hosts_unauthorized_handler_does_not_replace_pushapps(host: Host) ->
     assert (response.status_code, response.json["code"]) == (401, 401)
 
 
-def test_a_user_with_a_uuid_subscribes_and_gets_messages(host: Host) -> None:
+def test_a_user_with_a_uuid_subscribes_and_gets_messages(host: Host, push_server: PushServer) -> None:
     user_id = UUID("C0FFEE00-1234-4abc-8def-0123456789AB")
+    host.app.config["PUSH_TRUSTED_PUSH_SERVICES"] = [push_server.origin]
     app = host.add_pushapp(user_id=lambda: user_id)
-    assert subscribe(app.test_client()) == 1
+    assert subscribe(app.test_client(), push_server.subscription()) == 1
     with app.app_context():
         to_objects = pushapp.send(Message(title="Hello"), to=user_id)
         to_strings = pushapp.send(Message(title="Hello"), to="c0ffee00-1234-4abc-8def-0123456789ab")
