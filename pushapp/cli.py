@@ -20,6 +20,7 @@ from werkzeug.serving import run_simple
 from . import demo as demo_site
 from . import subscriptions
 from .database import engine, is_transient, summarize
+from .diagnostics import commands as diagnostics
 from .schema import alembic_config
 from .sending import audience, outbox
 from .sending.audience import EVERYONE
@@ -47,6 +48,7 @@ class PushGroup(AppGroup):
 
 
 push = PushGroup("push", help="Manage Web Push subscriptions and messages.")
+push.add_command(diagnostics.check)
 
 
 @push.group("db", cls=PushGroup)

@@ -17,6 +17,7 @@ PARTS = [
     ["cli", "testing"],
     ["demo"],
     ["web"],
+    ["diagnostics"],
     ["sending"],
     ["subscriptions"],
     ["models"],
