@@ -14,15 +14,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from ..database import summarize
 from ..sending import batches
 from ..webpush.endpoints import origin_of
+from ..webpush.push_services import push_service_of
 from ..webpush.responses import Outcome
-
-# Other hosts share one label, to bound cardinality: endpoints are user input.
-KNOWN_PUSH_SERVICES = (
-    "fcm.googleapis.com",
-    "push.services.mozilla.com",
-    "push.apple.com",
-    "notify.windows.com",
-)
 
 REQUESTS = Counter("pushapp_requests", "Requests handled", ["method", "route", "status"], registry=None)
 SENDS = Counter("pushapp_sends", "Push messages by outcome", ["push_service", "outcome"], registry=None)
@@ -70,12 +63,8 @@ class QueueCollector(Collector):
 
 
 def _observer(trusted: Collection[str]) -> Callable[[str, Outcome, float], None]:
-    trusted_hosts = {origin_of(origin).host for origin in trusted}
-
     def observe(origin: str, outcome: Outcome, seconds: float) -> None:
-        host = origin_of(origin).host
-        known = (name for name in KNOWN_PUSH_SERVICES if f".{host}".endswith(f".{name}"))
-        label = host if host in trusted_hosts else next(known, "other")
+        label = push_service_of(origin_of(origin).host, trusted)
         SENDS.labels(label, outcome.result.value).inc()
         SEND_DURATION.labels(label).observe(seconds)
 

@@ -3,7 +3,6 @@
 import datetime as clock
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from pushapp import create_app, init_app
 from pushapp.database import engine
 from pushapp.diagnostics import checks
 from tests.conftest import SETTINGS
+from tests.support.deployment import certificate
 from tests.support.postgresql import PostgreSQL, free_port
 from tests.support.push_server import PushServer
 from tests.support.sending import execute, queued_only
@@ -194,20 +194,14 @@ class TestConnections:
 @contextmanager
 def tls_server(folder: Path) -> Iterator[int]:
     """Accept one TLS connection with a certificate that no CA has signed."""
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost",
-         "-keyout", folder / "key.pem", "-out", folder / "certificate.pem"],
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
+    certificate(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
+    context.load_cert_chain(folder / "example.com.pem", folder / "example.com.key")
 
     def accept(listener: socket.socket) -> None:
         connection, _ = listener.accept()
-        with connection:
-            with suppress(OSError):
-                context.wrap_socket(connection, server_side=True).close()
+        with connection, suppress(OSError):
+            context.wrap_socket(connection, server_side=True).close()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=accept, args=(listener,))
