@@ -15,7 +15,7 @@ PARTS = [
     ["__main__"],
     ["__init__"],
     ["cli", "testing"],
-    ["demo"],
+    ["dashboard", "demo"],
     ["web"],
     ["diagnostics"],
     ["sending"],
