@@ -5,7 +5,7 @@ from typing import Any
 
 from flask import Flask
 
-from . import cli, config, demo, extensions, web
+from . import cli, config, dashboard, demo, extensions, web  # noqa: F401  # adds its routes to web's
 from .config import ConfigurationError
 from .database import engine
 from .sending.audience import EVERYONE

@@ -20,8 +20,9 @@ from werkzeug.serving import run_simple
 from . import demo as demo_site
 from . import subscriptions
 from .database import engine, is_transient, summarize
+from .diagnostics import commands as diagnostics
 from .schema import alembic_config
-from .sending import audience, outbox
+from .sending import audience, outbox, statistics
 from .sending.audience import EVERYONE
 from .sending.worker import DEFAULT_CONCURRENCY, describe, run_worker
 from .web.schemas import SubscriptionSummarySchema
@@ -48,6 +49,8 @@ class PushGroup(AppGroup):
 
 
 push = PushGroup("push", help="Manage Web Push subscriptions and messages.")
+for operators_command in (diagnostics.check, diagnostics.status, diagnostics.why):
+    push.add_command(operators_command)
 
 
 @push.group("db")
@@ -121,12 +124,13 @@ def vapid_keys() -> None:
 
 @push.command()
 def prune() -> None:
-    """Delete expired subscriptions, and messages that finished a month ago.
+    """Delete expired subscriptions and messages that finished a month ago; count what is left.
 
     Workers do this every night.
     """
     click.echo(f"Deleted {audience.prune()} expired subscriptions.")
     click.echo(f"Deleted {outbox.prune()} old messages.")
+    statistics.record_daily_counts()
 
 
 @push.command("send")

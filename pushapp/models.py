@@ -2,13 +2,14 @@
 
 import hashlib
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Date,
     DateTime,
     Dialect,
     ForeignKey,
@@ -181,3 +182,13 @@ class PushOutcome(db.Model):  # type: ignore[misc,name-defined]
     push_service: Mapped[str] = mapped_column(Text, primary_key=True)
     outcome: Mapped[str] = mapped_column(String(8), primary_key=True)
     count: Mapped[int] = mapped_column(BigInteger)
+
+
+class PushDailyCount(db.Model):  # type: ignore[misc,name-defined]
+    """How many subscriptions a push service had on a day; few rows, whatever hosts endpoints name."""
+
+    __tablename__ = "push_daily_counts"
+
+    day: Mapped[date] = mapped_column(Date, primary_key=True)  # UTC
+    push_service: Mapped[str] = mapped_column(Text, primary_key=True)
+    subscriptions: Mapped[int] = mapped_column(BigInteger)

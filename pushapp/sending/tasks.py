@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import procrastinate
 
-from . import audience, batches, outbox
+from . import audience, batches, outbox, statistics
 from .delivery import DATABASE_RETRY, deliver_batch, run_in_thread
 from .queue import DELIVER, DIRECT_PRIORITY, FAN_OUT, QUEUE
 
@@ -50,3 +50,10 @@ async def prune(context: procrastinate.JobContext, timestamp: int) -> None:
     """Delete expired subscriptions and old finished messages, every night."""
     await run_in_thread(context.additional_context["app"], audience.prune)
     await run_in_thread(context.additional_context["app"], outbox.prune)
+
+
+@procrastinate_app.periodic(cron="7 * * * *")
+@procrastinate_app.task(name="pushapp.count", queue=QUEUE, retry=_retry_forever, pass_context=True)
+async def count(context: procrastinate.JobContext, timestamp: int) -> None:
+    """Store today's count of subscriptions, every hour."""
+    await run_in_thread(context.additional_context["app"], statistics.record_daily_counts)

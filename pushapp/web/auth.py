@@ -40,15 +40,31 @@ def require_user() -> str:
 def require_token() -> None:
     """Abort with 401 unless the bearer token is one of PUSH_API_TOKENS (RFC 6750)."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    given = token.strip().encode()
-    # Every token is compared, in constant time each: no timing side channel.
-    tokens = current_app.config["PUSH_API_TOKENS"]
-    matches = [hmac.compare_digest(given, known.encode()) for known in tokens]
-    if scheme.lower() != "bearer" or not any(matches):
+    if not _is_api_token(token.strip()) or scheme.lower() != "bearer":
         raise Unauthorized(
             "Missing or invalid API token: send one of PUSH_API_TOKENS as Authorization: Bearer …",
             www_authenticate=WWWAuthenticate("bearer"),
         )
+
+
+def require_password() -> None:
+    """Abort with 401 unless the password is one of PUSH_API_TOKENS (RFC 7617), with 404 if there are none."""
+    if not current_app.config["PUSH_API_TOKENS"]:
+        abort(404, "There is no dashboard without PUSH_API_TOKENS.")
+    given = request.authorization
+    password = (given.password or "") if given is not None and given.type == "basic" else ""
+    if not _is_api_token(password):
+        raise Unauthorized(
+            "Missing or invalid password: one of PUSH_API_TOKENS, with any user name.",
+            www_authenticate=WWWAuthenticate("basic", {"realm": "pushapp", "charset": "UTF-8"}),
+        )
+
+
+def _is_api_token(given: str) -> bool:
+    # Every token is compared, in constant time each: no timing side channel.
+    tokens = current_app.config["PUSH_API_TOKENS"]
+    matches = [hmac.compare_digest(given.encode(), token.encode()) for token in tokens]
+    return any(matches)
 
 
 def reject_cross_site() -> None:

@@ -47,7 +47,14 @@ def create_app():
         Migrate(app, db, **in_env)
     return app
 """
-OURS = {"push_subscriptions", "push_failures", "push_messages", "push_batches", "push_outcomes"}
+OURS = {
+    "push_subscriptions",
+    "push_failures",
+    "push_messages",
+    "push_batches",
+    "push_outcomes",
+    "push_daily_counts",
+}
 VERSIONS = {"alembic_version", "push_alembic_version"}
 
 
