@@ -19,6 +19,7 @@ from werkzeug.serving import run_simple
 
 from . import demo as demo_site
 from . import subscriptions
+from .config import warn_without_site_url
 from .database import engine, is_transient, summarize
 from .schema import alembic_config
 from .sending import audience, outbox
@@ -194,6 +195,7 @@ def worker(concurrency: int, drain: bool) -> None:
     if engine().dialect.name != "postgresql":
         raise click.ClickException("the queue needs PostgreSQL: on SQLite, messages are sent synchronously")
     _log_to_stderr()
+    warn_without_site_url(app_ctx.app)
     try:
         asyncio.run(run_worker(app_ctx.app, concurrency=concurrency, drain=drain))
     except (ConnectorException, OperationalError, TimeoutError) as error:

@@ -23,7 +23,7 @@ PARTS = [
     ["schema"],
     ["extensions"],
     ["config"],
-    ["database", "instance"],
+    ["database", "instance", "setting_checks"],
     ["webpush"],
     ["circuit_breaker"],
 ]
