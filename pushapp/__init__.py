@@ -7,16 +7,17 @@ import click
 from flask import Flask
 
 from . import cli, config, demo, extensions, web
+from .channels import Channel, channels_of, join, leave
 from .config import ConfigurationError
 from .database import engine
-from .sending.audience import EVERYONE
-from .sending.outbox import send
+from .sending.audience import EVERYONE, Device
+from .sending.outbox import cancel, send
 from .web import errors
 from .webpush.message import Message, MessageError, Urgency
 
 __version__ = "0.2.0"
-__all__ = ["EVERYONE", "ConfigurationError", "Message", "MessageError", "Urgency"]
-__all__ += ["create_app", "init_app", "send"]
+__all__ = ["EVERYONE", "Channel", "ConfigurationError", "Device", "Message", "MessageError", "Urgency"]
+__all__ += ["cancel", "channels_of", "create_app", "init_app", "join", "leave", "send"]
 
 
 def create_app(settings: Mapping[str, Any] | None = None, *, instance_path: str | None = None) -> Flask:

@@ -11,17 +11,18 @@ from sqlalchemy import Connection, Row, delete, func, select, update
 
 from ..database import autocommit, transaction
 from ..extensions import INSERTS
-from ..models import PushBatch, PushMessage, PushOutcome
+from ..models import MAX_ID, PushBatch, PushMessage, PushOutcome
 from ..webpush.endpoints import origin_of
 from ..webpush.message import Message
 from ..webpush.responses import Counted, Outcome, Result
-from . import audience
+from . import failures, recipients
+from .audience import Audience
 from .queue import BROADCAST_PRIORITY, DELIVER, DIRECT_PRIORITY, ScheduledBatch, enqueue
+from .recipients import Position
 
 INITIAL_BACKOFF = 2  # seconds; doubled with each attempt
 MAX_BACKOFF = 60 * 60  # seconds
 FAN_OUT_PENDING = 0  # the size of a row that stands for batches that do not exist yet
-FAN_OUT_CHUNK = 10 * audience.BATCH_SIZE  # recipients a transaction
 
 _message = PushMessage.__table__.c
 _batch = PushBatch.__table__.c
@@ -36,7 +37,7 @@ class Batch:
     message_id: int
     message: Message
     created_at: datetime
-    user_id: str | None
+    audience: Audience
     size: int
     attempts: int
     recipients: Sequence[Row[Any]]
@@ -51,75 +52,125 @@ class Backlog(NamedTuple):
     subscriptions: int | None
 
 
-def add_batch(connection: Connection, message_id: int, due_at: datetime, **values: Any) -> ScheduledBatch:
-    """Insert a batch of a message."""
-    insert = PushBatch.__table__.insert().values(message_id=message_id, due_at=due_at, **values)
-    return ScheduledBatch(connection.execute(insert.returning(_batch.id)).scalar_one(), due_at)
+def add_pending(
+    connection: Connection, message_id: int, due_at: datetime, last_id: int = MAX_ID
+) -> ScheduledBatch:
+    """Insert a row that `fan_out` replaces by batches, for subscriptions with ids up to `last_id`."""
+    row = {"first_id": 0, "last_id": last_id, "size": FAN_OUT_PENDING, "subscription_ids": None}
+    return add_batches(connection, message_id, due_at, [row])[0]
+
+
+def add_batches(
+    connection: Connection, message_id: int, due_at: datetime, rows: Sequence[Mapping[str, Any]]
+) -> list[ScheduledBatch]:
+    """Insert batches of a message."""
+    if not rows:
+        return []
+    common = {"message_id": message_id, "attempts": 0, "due_at": due_at}
+    inserted = connection.execute(
+        PushBatch.__table__.insert().returning(_batch.id), [{**row, **common} for row in rows]
+    )
+    return [ScheduledBatch(row_id, due_at) for row_id in inserted.scalars()]
 
 
 def fan_out(batch_id: int) -> Iterator[list[ScheduledBatch]]:
-    """Create a broadcast's batches incrementally, and yield them; the last list is empty.
+    """Create a message's batches incrementally, and yield them part by part.
 
-    A chunk and its jobs are committed together, so an interrupted fan-out can be resumed.
+    A part and its jobs are committed together, so an interrupted fan-out can be resumed.
     """
-    chunk = None
-    while chunk != []:
+    part: list[ScheduledBatch] | None = []
+    while part is not None:
         with transaction() as connection:
-            chunk = _next_batches(connection, batch_id)
-            enqueue(connection, DELIVER, chunk, BROADCAST_PRIORITY)
-        yield chunk
+            part = _add_next_part(connection, batch_id)
+        yield part or []
 
 
-def _next_batches(connection: Connection, batch_id: int) -> list[ScheduledBatch]:
+def _add_next_part(connection: Connection, batch_id: int) -> list[ScheduledBatch] | None:
     # The row lock makes concurrent fan-outs of one message take turns.
     pending = connection.execute(
         select(PushBatch.__table__).where(_batch.id == batch_id).with_for_update()
     ).one_or_none()
     if pending is None:
-        return []
-    found = audience.ranges(
-        connection, None, first_id=pending.first_id, last_id=pending.last_id, limit=FAN_OUT_CHUNK
-    )
+        return None
+    message = connection.execute(
+        select(_message.user_id, _message.audience).where(_message.id == pending.message_id)
+    ).one()
+    audience = Audience.from_row(*message)
+    # Recipients of a scheduled message are those that exist when it is due.
+    last_id = recipients.newest_id(connection) if pending.last_id == MAX_ID else pending.last_id
+    position = Position(pending.first_id, pending.after_user_id or "")
+    part = recipients.next_part(connection, audience, position, last_id)
     counted = _message.recipients if pending.first_id else 0
-    added = sum(one_range.size for one_range in found)
-    of_message = _message.id == pending.message_id
-    connection.execute(update(PushMessage.__table__).where(of_message).values(recipients=counted + added))
-    if not found:
-        connection.execute(delete(PushBatch.__table__).where(_batch.id == batch_id))
-        return []
-    next_id = found[-1].last_id + 1
-    connection.execute(update(PushBatch.__table__).where(_batch.id == batch_id).values(first_id=next_id))
-    now = datetime.now(UTC)
-    common = {"message_id": pending.message_id, "attempts": 0, "due_at": now, "subscription_ids": None}
-    rows = connection.execute(
-        PushBatch.__table__.insert().returning(_batch.id),
-        [one_range._asdict() | common for one_range in found],
+    of_message = update(PushMessage.__table__).where(_message.id == pending.message_id)
+    connection.execute(of_message.values(recipients=counted + part.size))
+    this_row = _batch.id == batch_id
+    if part.next is None:
+        connection.execute(delete(PushBatch.__table__).where(this_row))
+    else:
+        progress = {**part.next._asdict(), "last_id": last_id}
+        connection.execute(update(PushBatch.__table__).where(this_row).values(progress))
+    scheduled = add_batches(connection, pending.message_id, datetime.now(UTC), part.batches)
+    enqueue(connection, DELIVER, scheduled, priority_of(audience))
+    return scheduled
+
+
+def priority_of(audience: Audience) -> int:
+    """Return the priority of an audience's jobs."""
+    return DIRECT_PRIORITY if audience.is_direct else BROADCAST_PRIORITY
+
+
+def cancel(connection: Connection, message_id: int) -> None:
+    """Cancel a message: what no worker has claimed is not sent, and counts as cancelled now."""
+    not_yet = (_message.id == message_id) & _message.cancelled_at.is_(None)
+    cancelled = connection.execute(
+        update(PushMessage.__table__)
+        .where(not_yet)
+        .values(cancelled_at=datetime.now(UTC))
+        .returning(_message.recipients)
+    ).one_or_none()
+    if cancelled is None:
+        return
+    is_pending = _batch.size == FAN_OUT_PENDING
+    deleted = connection.execute(
+        delete(PushBatch.__table__)
+        .where(_batch.message_id == message_id, is_pending | _batch.claimed_at.is_(None))
+        .returning(_batch.size, _batch.attempts, _batch.first_id)
     )
-    return [ScheduledBatch(row_id, now) for row_id in rows.scalars()]
+    counts: Counter[tuple[str, str]] = Counter()
+    for size, attempts, first_id in deleted:
+        is_uncounted = size == FAN_OUT_PENDING and not first_id
+        number = cancelled.recipients if is_uncounted else size
+        counts["", Result.FAILED.value if attempts else "cancelled"] += number
+    _add_counts(connection, message_id, +counts)
 
 
 def load_batch(batch_id: int) -> Batch | None:
     """Return a batch; None if its outcomes are recorded."""
     with autocommit() as connection:
         row = connection.execute(
-            select(PushBatch.__table__, _message.message, _message.user_id, _message.created_at)
+            select(
+                PushBatch.__table__,
+                _message.message,
+                _message.user_id,
+                _message.audience,
+                func.coalesce(_message.send_at, _message.created_at).label("created_at"),
+            )
             .join(PushMessage.__table__)
             .where(_batch.id == batch_id)
         ).one_or_none()
         if row is None:
             return None
-        recipients = audience.load_recipients(
-            connection, row.user_id, row.first_id, row.last_id, row.subscription_ids
-        )
+        audience = Audience.from_row(row.user_id, row.audience)
+        found = recipients.load(connection, audience, row.first_id, row.last_id, row.subscription_ids)
     return Batch(
         id=batch_id,
         message_id=row.message_id,
         message=Message.from_dict(row.message),
         created_at=row.created_at,
-        user_id=row.user_id,
+        audience=audience,
         size=row.size,
         attempts=row.attempts,
-        recipients=recipients,
+        recipients=found,
     )
 
 
@@ -142,14 +193,14 @@ def record_outcomes(
         if outcome.result is Result.FAILED and outcome.counts_against is Counted.SUBSCRIPTION
     ]
     sent_ids = [recipient.id for recipient in by_result[Result.SENT]]
-    audience.record_sent(connection, sent_ids)
-    audience.clear_failures(connection, sent_ids)
-    audience.record_failures(connection, failed_ids)
-    audience.delete_gone(connection, by_result[Result.GONE])
+    failures.record_sent(connection, sent_ids)
+    failures.clear_failures(connection, sent_ids)
+    failures.record_failures(connection, failed_ids)
+    failures.delete_gone(connection, by_result[Result.GONE])
     counts = _count(batch, by_result)
     _add_counts(connection, batch.message_id, counts)
     scheduled = [_add_retry(connection, batch, retry) for retry in retries]
-    enqueue(connection, DELIVER, scheduled, BROADCAST_PRIORITY if batch.user_id is None else DIRECT_PRIORITY)
+    enqueue(connection, DELIVER, scheduled, priority_of(batch.audience))
     totals: Counter[str] = Counter()
     for (_, result), number in counts.items():
         totals[result] += number
@@ -186,16 +237,17 @@ def _plan_retries(batch: Batch, outcomes: Sequence[Outcome], retry_until: dateti
 
 
 def _add_retry(connection: Connection, batch: Batch, retry: _Retry) -> ScheduledBatch:
-    return add_batch(
-        connection,
-        batch.message_id,
-        retry.due_at,
-        first_id=retry.ids[0],
-        last_id=retry.ids[-1],
-        size=len(retry.ids),
-        subscription_ids=retry.ids,
-        attempts=batch.attempts + 1,
-    )
+    row = {
+        "first_id": retry.ids[0],
+        "last_id": retry.ids[-1],
+        "size": len(retry.ids),
+        "subscription_ids": retry.ids,
+        "message_id": batch.message_id,
+        "due_at": retry.due_at,
+        "attempts": batch.attempts + 1,
+    }
+    insert = PushBatch.__table__.insert().values(row).returning(_batch.id)
+    return ScheduledBatch(connection.execute(insert).scalar_one(), retry.due_at)
 
 
 def _group_by_result(

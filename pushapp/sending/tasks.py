@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import procrastinate
 
-from . import audience, batches, outbox
+from . import batches, failures, outbox
 from .delivery import DATABASE_RETRY, deliver_batch, run_in_thread
 from .queue import DELIVER, DIRECT_PRIORITY, FAN_OUT, QUEUE
 
@@ -48,5 +48,5 @@ async def deliver(context: procrastinate.JobContext, *, batch_id: int) -> None:
 @procrastinate_app.task(name="pushapp.prune", queue=QUEUE, retry=_retry_forever, pass_context=True)
 async def prune(context: procrastinate.JobContext, timestamp: int) -> None:
     """Delete expired subscriptions and old finished messages, every night."""
-    await run_in_thread(context.additional_context["app"], audience.prune)
+    await run_in_thread(context.additional_context["app"], failures.prune)
     await run_in_thread(context.additional_context["app"], outbox.prune)

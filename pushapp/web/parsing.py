@@ -1,4 +1,4 @@
-"""JSON bodies of requests, of at most 16 KiB."""
+"""JSON bodies of requests, of at most 16 KiB; of the messages API, 1 MiB."""
 
 import json
 from typing import Any, NoReturn
@@ -10,6 +10,8 @@ from werkzeug.exceptions import HTTPException
 from .errors import abort
 
 MAX_BODY_LENGTH = 16 * 1024  # bytes
+MAX_MESSAGE_BODY_LENGTH = 1024 * 1024  # bytes
+MESSAGE_ENDPOINTS = {"pushapp.create_message"}
 WITHOUT_BODY = {"pushapp.test_subscription"}  # endpoints that take none
 MAX_INTEGER_DIGITS = 1_000  # longer literals become float infinity: int() has a digit limit
 
@@ -26,10 +28,11 @@ class JSONBodyParser(FlaskParser):
 
     def load_json(self, req: Request, schema: Any) -> Any:
         """Return the body as Python values; abort with 400 or 413 if it is invalid."""
-        req.max_content_length = MAX_BODY_LENGTH + 1  # to detect a chunked body that is too long
+        limit = MAX_MESSAGE_BODY_LENGTH if req.endpoint in MESSAGE_ENDPOINTS else MAX_BODY_LENGTH
+        req.max_content_length = limit + 1  # to detect a chunked body that is too long
         body = _read(req)
-        if len(body) > MAX_BODY_LENGTH:
-            abort(413, f"The body must be at most {MAX_BODY_LENGTH} bytes long.")
+        if len(body) > limit:
+            abort(413, f"The body must be at most {limit} bytes long.")
         try:
             return json.loads(body.decode(), parse_int=_parse_int, parse_constant=_reject_constant)
         except (ValueError, RecursionError):

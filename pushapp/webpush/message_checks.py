@@ -66,6 +66,13 @@ def _integer(what: str, maximum: int) -> Callable[[object], None]:
     return check
 
 
+def _ttl(value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("Must be a number of seconds.")
+    if value < 0:
+        raise ValueError("Must not be negative.")
+
+
 def _vibrate(value: object) -> None:
     check = _integer("a number of milliseconds, or a list of them", MAX_VIBRATION)
     for duration in value if isinstance(value, list | tuple) else [value]:
@@ -125,6 +132,6 @@ CHECKS: Mapping[str, Callable[[object], None]] = {
     "timestamp": _integer("milliseconds since 1970", MAX_TIMESTAMP),
     "vibrate": _vibrate,
     "app_badge": _integer("a number of at least 0", MAX_SAFE_INTEGER),
-    "ttl": _integer("a number of seconds, at least 0", MAX_SAFE_INTEGER),
+    "ttl": _ttl,
     "topic": _topic,
 }
