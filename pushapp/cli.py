@@ -18,7 +18,7 @@ from werkzeug.serving import run_simple
 
 from . import demo as demo_site
 from . import message_commands, subscriptions
-from .database import engine, is_transient, summarize
+from .database import is_transient, summarize
 from .schema import alembic_config
 from .sending import failures, outbox
 from .sending.worker import DEFAULT_CONCURRENCY, describe, run_worker
@@ -138,17 +138,15 @@ push.add_command(message_commands.cancel)
     type=click.IntRange(1),
     default=DEFAULT_CONCURRENCY,
     show_default=True,
-    help="Batches (up to 250 recipients) sent concurrently.",
+    help="Messages in flight.",
 )
-@click.option("--drain", is_flag=True, help="Exit when the queue is empty.")
+@click.option("--drain", is_flag=True, help="Exit when nothing is due.")
 def worker(concurrency: int, drain: bool) -> None:
     """Process the send queue.
 
-    Run any number of workers, on any number of machines. SIGTERM and Ctrl+C shut down gracefully; jobs
-    of a killed worker are retried within 30 s.
+    Run any number of workers, on any number of machines; on SQLite one. SIGTERM and Ctrl+C shut down
+    gracefully; what a killed worker was sending is sent by another within a minute.
     """
-    if engine().dialect.name != "postgresql":
-        raise click.ClickException("the queue needs PostgreSQL: on SQLite, messages are sent synchronously")
     _log_to_stderr()
     try:
         asyncio.run(run_worker(app_ctx.app, concurrency=concurrency, drain=drain))

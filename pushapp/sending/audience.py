@@ -79,9 +79,7 @@ class Audience:
         )
 
     def to_row(self) -> dict[str, Any]:
-        """Return the values of push_messages for `from_row`; the commonest audiences need no JSON."""
-        if self.user_ids and len(self.user_ids) == 1 and not self.exclude:
-            return {"user_id": self.user_ids[0], "audience": None}
+        """Return the values of push_messages for `from_row`; one user, and everyone, need no JSON."""
         members = {
             "user_ids": self.user_ids,
             "channel": self.channel,
@@ -89,7 +87,8 @@ class Audience:
             "exclude": sorted(self.exclude) or None,
         }
         audience = {name: value for name, value in members.items() if value is not None}
-        return {"user_id": None, "audience": audience or None}
+        user_id = self.user_ids[0] if self.user_ids and len(self.user_ids) == 1 else None
+        return {"user_id": user_id, "audience": None if user_id and not self.exclude else audience or None}
 
     @property
     def is_broadcast(self) -> bool:

@@ -1,13 +1,13 @@
 """Messages: create one with its jobs, report its delivery status, delete old ones."""
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import current_app
-from sqlalchemy import Connection, delete, exists, func, select
+from sqlalchemy import Connection, Row, delete, exists, false, func, select
 
 from ..database import autocommit, engine, require_same_database, transaction
 from ..extensions import INSERTS
@@ -16,9 +16,9 @@ from ..webpush.message import Message, MessageError
 from ..webpush.message_checks import to_json
 from . import batches, failures, recipients
 from .audience import Audience, To
-from .batches import FAN_OUT_PENDING, add_batches, add_pending, fan_out, priority_of
+from .batches import FAN_OUT_PENDING, add_batches, add_pending, priority_of
 from .clock import database_time
-from .queue import DELIVER, FAN_OUT, ScheduledBatch, enqueue
+from .queue import DELIVER, FAN_OUT, enqueue
 
 MAX_DELAY = timedelta(days=365)  # of a scheduled message
 MESSAGE_RETENTION = timedelta(days=30)  # of finished messages
@@ -47,6 +47,12 @@ class Status:
     shown: int = 0
     clicked: int = 0
     fan_out_complete: bool  # `recipients` is final
+
+    @property
+    def pending(self) -> int:
+        """Recipients without a recorded outcome."""
+        recorded = self.sent + self.gone + self.failed + self.expired + self.replaced + self.cancelled
+        return self.recipients - recorded
 
 
 class MessageNotFoundError(LookupError):
@@ -86,12 +92,11 @@ def send(
     key = {"idempotency_key": idempotency_key, "content_hash": content_hash}
     if connection is not None:
         require_same_database(connection)
-        message_id, _ = _create(connection, message, audience, at, key)
-        return message_id
+        return _create(connection, message, audience, at, key)
     with transaction() as own_connection:
-        message_id, scheduled = _create(own_connection, message, audience, at, key)
-    if engine().dialect.name == "sqlite":
-        _deliver_now(message_id, scheduled, on_progress)
+        message_id = _create(own_connection, message, audience, at, key)
+    if engine().dialect.name == "sqlite" and status(message_id).state != "scheduled":
+        _deliver_now(message_id, on_progress)
     return message_id
 
 
@@ -100,23 +105,15 @@ def _hash(message: Message, audience: Audience, at: datetime | None) -> bytes:
     return hashlib.sha256(to_json([message.to_dict(), audience.to_row(), when])).digest()
 
 
-def _deliver_now(
-    message_id: int, scheduled: Sequence[ScheduledBatch], on_progress: Callable[[int, int], None]
-) -> None:
+def _deliver_now(message_id: int, on_progress: Callable[[int, int], None]) -> None:
     from .synchronous import deliver  # noqa: PLC0415  # where there is a queue, only workers need the client
 
-    found = status(message_id)
-    if found.state == "scheduled":
-        return
-    if not found.fan_out_complete:
-        scheduled = [batch for pending in scheduled for part in fan_out(pending.batch_id) for batch in part]
-    total = status(message_id).recipients
-    deliver(scheduled, lambda done: on_progress(done, total))
+    deliver(message_id, lambda done: on_progress(done, status(message_id).recipients))
 
 
 def _create(
     connection: Connection, message: Message, audience: Audience, at: datetime | None, key: dict[str, Any]
-) -> tuple[int, list[ScheduledBatch]]:
+) -> int:
     now = database_time(connection)
     send_at = _send_at(at, now)
     first = recipients.Part([], None) if send_at else recipients.next_part(connection, audience)
@@ -132,17 +129,17 @@ def _create(
         row["user_id"] = recipients.owner_of(connection, audience.subscription_id)
     insert = INSERTS[connection.dialect.name](PushMessage.__table__).values(row)
     insert = insert.on_conflict_do_nothing(index_elements=["idempotency_key"]).returning(_message.id)
-    message_id = connection.execute(insert).scalar()
+    message_id: int | None = connection.execute(insert).scalar()
     if message_id is None:
-        return _first_message(connection, key), []
+        return _first_message(connection, key)
     if send_at is None and not audience.is_broadcast:
         scheduled = add_batches(connection, message_id, now, first.batches)
         enqueue(connection, DELIVER, scheduled, priority_of(audience))
-        return message_id, scheduled
+        return message_id
     last_id = MAX_ID if send_at else recipients.newest_id(connection)
     pending = add_pending(connection, message_id, send_at or now, last_id)
     enqueue(connection, FAN_OUT, [pending])
-    return message_id, [pending]
+    return message_id
 
 
 def _send_at(at: datetime | None, now: datetime) -> datetime | None:
@@ -190,6 +187,7 @@ def status(message_id: int) -> Status:
                 _message.created_at,
                 _message.send_at,
                 _message.cancelled_at,
+                func.coalesce(_message.send_at > database_time(connection), false()).label("is_scheduled"),
                 unsent.label("is_unsent"),
                 pending.label("is_pending"),
             ).where(_message.id == message_id)
@@ -198,11 +196,10 @@ def status(message_id: int) -> Status:
             raise MessageNotFoundError
         sums = select(_outcome.outcome, func.sum(_outcome.count)).where(_outcome.message_id == message_id)
         counts = {name: int(number) for name, number in connection.execute(sums.group_by(_outcome.outcome))}
-        now = database_time(connection)
     outcomes = ("sent", "gone", "failed", "expired", "replaced", "cancelled")
     return Status(
         id=message_id,
-        state=_state(row, counts, now),
+        state=_state(row, is_recorded=bool(counts)),
         created_at=row.created_at,
         send_at=row.send_at,
         recipients=row.recipients,
@@ -211,14 +208,14 @@ def status(message_id: int) -> Status:
     )
 
 
-def _state(row: Any, counts: dict[str, int], now: datetime) -> str:
-    if row.cancelled_at is not None:
+def _state(row: Row[Any], *, is_recorded: bool) -> str:
+    if row.cancelled_at:
         return "cancelled"
     if not row.is_unsent:
         return "done"
-    if counts:
-        return "sending"
-    return "scheduled" if row.send_at is not None and row.send_at > now else "queued"
+    if row.is_scheduled and not is_recorded:
+        return "scheduled"
+    return "sending" if is_recorded else "queued"
 
 
 def prune() -> int:

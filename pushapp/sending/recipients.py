@@ -5,20 +5,22 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, func, not_, null, or_, select
 
 from ..channels import next_members
-from ..models import MAX_ID, PushChannelMember, PushSubscription
+from ..models import MAX_ID, PushChannelMember, PushMessage, PushSubscription
 from .audience import Audience
 
 BATCH_SIZE = 250  # recipients
 PART_SIZE = 10 * BATCH_SIZE  # recipients of a part of everyone
 MEMBERS_PER_PART = 2_000  # of a channel
+NEWER_MESSAGES = 20  # with the same topic, to channels, lists and devices
 USERS_PER_QUERY = 500  # few enough that PostgreSQL does not scan the table
 
 T = TypeVar("T")
 
 _column = PushSubscription.__table__.c
+_message = PushMessage.__table__.c
 _member = PushChannelMember.__table__.c
 
 
@@ -98,6 +100,30 @@ def load(
     return [
         row for row in rows if (users is None or row.user_id in users) and row.user_id not in audience.exclude
     ]
+
+
+def replaced(
+    connection: Connection, message_id: int, topic: str, ids: Sequence[int], now: datetime
+) -> set[int]:
+    """Return which recipients get a newer message with the same topic (RFC 8030, section 5.4).
+
+    One that is cancelled, or scheduled for later than `now`, replaces none.
+    """
+    newer = select(_message.id).where(
+        _message.topic == topic,
+        _message.id > message_id,
+        _message.cancelled_at.is_(None),
+        or_(_message.send_at.is_(None), _message.send_at <= now),
+    )
+    has_no_list = _message.audience.is_(null())
+    to_user = newer.where(_message.user_id == _column.user_id, has_no_list).exists()
+    to_everyone = newer.where(_message.user_id.is_(None), has_no_list).exists()
+    found = select(_column.id).where(_column.id.in_(ids), or_(to_user, to_everyone))
+    replaced_ids = set(connection.execute(found).scalars())
+    others = newer.with_only_columns(_message.user_id, _message.audience).where(not_(has_no_list))
+    for row in connection.execute(others.order_by(_message.id.desc()).limit(NEWER_MESSAGES)):
+        replaced_ids.update(each.id for each in load(connection, Audience.from_row(*row), 0, 0, ids))
+    return replaced_ids
 
 
 def _everyone(connection: Connection, audience: Audience, position: Position, last_id: int) -> Part:

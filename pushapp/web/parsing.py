@@ -1,19 +1,23 @@
 """JSON bodies of requests, of at most 16 KiB; of the messages API, 1 MiB."""
 
 import json
+import re
 from typing import Any, NoReturn
 
 from flask import Request, request
 from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import HTTPException
 
-from .errors import abort
+from .errors import abort, abort_with
 
 MAX_BODY_LENGTH = 16 * 1024  # bytes
 MAX_MESSAGE_BODY_LENGTH = 1024 * 1024  # bytes
 MESSAGE_ENDPOINTS = {"pushapp.create_message"}
 WITHOUT_BODY = {"pushapp.test_subscription"}  # endpoints that take none
+INVALID_JSON = "The body is not valid JSON."
 MAX_INTEGER_DIGITS = 1_000  # longer literals become float infinity: int() has a digit limit
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 def require_json() -> None:
@@ -34,9 +38,14 @@ class JSONBodyParser(FlaskParser):
         if len(body) > limit:
             abort(413, f"The body must be at most {limit} bytes long.")
         try:
-            return json.loads(body.decode(), parse_int=_parse_int, parse_constant=_reject_constant)
-        except (ValueError, RecursionError):
-            abort(400, "The body is not valid JSON.")
+            text = body.decode()
+            return json.loads(text, parse_int=_parse_int, parse_constant=_reject_constant)
+        except RecursionError:
+            if _is_balanced(text):
+                abort_with(422, {"json": {"_schema": ["Must have fewer levels."]}})
+            abort(400, INVALID_JSON)
+        except ValueError:
+            abort(400, INVALID_JSON)
 
 
 def _read(req: Request) -> bytes:
@@ -46,6 +55,11 @@ def _read(req: Request) -> bytes:
         raise
     except Exception:  # raised by the WSGI server: bad chunking, client disconnected
         abort(400, "The body could not be read.")
+
+
+def _is_balanced(text: str) -> bool:
+    structure = _STRING.sub("", text)
+    return all(structure.count(opening) == structure.count(closing) for opening, closing in ("[]", "{}"))
 
 
 def _parse_int(digits: str) -> float:

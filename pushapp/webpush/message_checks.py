@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -97,16 +97,15 @@ def _actions(value: object) -> None:
 def _data(value: object) -> None:
     to_json(value)
     layer, depth = [value], 0
-    while layer := [child for parent in layer for child in _children(parent)]:
+    while layer := [parent for parent in layer if isinstance(parent, dict | list | tuple)]:
         depth += 1
         if depth > MAX_DATA_DEPTH:
             raise ValueError(f"Must have at most {MAX_DATA_DEPTH} levels.")
+        layer = [child for parent in layer for child in _children(parent)]
 
 
-def _children(value: object) -> Sequence[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list | tuple) else ()
+def _children(parent: dict[Any, Any] | list[Any] | tuple[Any, ...]) -> Iterable[Any]:
+    return parent.values() if isinstance(parent, dict) else parent
 
 
 def _topic(value: object) -> None:

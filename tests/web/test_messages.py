@@ -291,13 +291,14 @@ def test_an_invalid_field_is_reported(service: FlaskClient, fields: dict[str, An
         errors = errors[name]
 
 
-@pytest.mark.parametrize(("levels", "status"), [(100, 202), (101, 422), (972, 422), (3_000, 400)])
+@pytest.mark.parametrize(("levels", "status"), [(100, 202), (101, 422), (972, 422), (30_000, 422)])
 def test_data_has_a_limited_number_of_levels(service: FlaskClient, levels: int, status: int) -> None:
     data = json.dumps(message(notification={"title": "x", "data": 0}))
     data = data.replace('"data": 0', f'"data": {"[" * levels}{"]" * levels}')
     response = service.post("/push/messages", data=data, content_type="application/json")
     assert response.status_code == status
-    assert status != 422 or "data" in response.json["errors"]["json"]["notification"]
+    if levels == 101:
+        assert "data" in response.json["errors"]["json"]["notification"]
 
 
 def test_a_ttl_over_28_days_is_accepted(service: FlaskClient) -> None:
