@@ -141,6 +141,7 @@ def describe(status: outbox.Status) -> str:
     counts = [f"{status.sent} sent", f"{status.gone} gone", f"{status.failed} failed"]
     rare = {"expired": status.expired, "replaced": status.replaced, "cancelled": status.cancelled}
     counts += [f"{number} {name}" for name, number in rare.items() if number]
+    state = "cancelled; " if status.state == "cancelled" else ""
     is_exact = status.fan_out_complete or status.recipients < PART_SIZE
     more = "" if is_exact else " or more"
-    return f"Message {status.id}: {', '.join(counts)}, {status.pending}{more} queued."
+    return f"Message {status.id}: {state}{', '.join(counts)}, {status.pending}{more} queued."
