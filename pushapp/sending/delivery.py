@@ -61,6 +61,7 @@ class Engine:
         self._owner = secrets.randbelow(MAX_ID)
         self._scheduler = Scheduler(concurrency)
         self._senders: dict[int, BatchSender] = {}  # by batch
+        self._claimed: set[int] = set()  # batches, also those that are being claimed
         self._deliveries: set[asyncio.Task[None]] = set()
         self._deadline: float | None = None  # for everything, once it is stopped; on the monotonic clock
 
@@ -106,12 +107,17 @@ class Engine:
 
     async def deliver(self, batch_id: int) -> None:
         """Claim a batch and begin to send it; nothing if it is not to be sent, or not by this process."""
-        if batch_id in self._senders:
+        if batch_id in self._claimed:
             return
-        batch = await self.run(claims.claim, batch_id, self._owner)
-        if batch is None:
-            return
-        sender = self._senders[batch_id] = BatchSender(batch, self._client, self._scheduler)
+        self._claimed.add(batch_id)
+        try:
+            batch = await self.run(claims.claim, batch_id, self._owner)
+            if batch is None:
+                return
+            sender = self._senders[batch_id] = BatchSender(batch, self._client, self._scheduler)
+        finally:
+            if batch_id not in self._senders:
+                self._claimed.discard(batch_id)
         if self.is_stopped:
             sender.stop()
         delivery = asyncio.create_task(self._deliver(sender))
@@ -163,6 +169,7 @@ class Engine:
                 self._on_recorded(counts)
         finally:
             del self._senders[sender.batch.id]
+            self._claimed.discard(sender.batch.id)
         logger.info(
             "message %d, batch %d: %s in %.1f s",
             sender.batch.message_id,

@@ -81,7 +81,7 @@ def record_as_failed(connection: Connection, batch: Batch, owner: int, report: R
     return Counter({Result.SENT.value: sent, Result.FAILED.value: number - sent})
 
 
-def discard(connection: Connection, batch: Batch, owner: int) -> Counter[str]:
+def discard(connection: Connection, batch: Batch, owner: int, _report: Report) -> Counter[str]:
     """Delete a batch whose outcomes cannot be recorded: it must not be sent again."""
     _update_batch(connection, batch, owner, [])
     return Counter()

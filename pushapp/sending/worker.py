@@ -115,7 +115,7 @@ async def _run_until_disconnected(connector: Connector, sending: Engine, stop: a
 
 def describe(error: ConnectorException | OperationalError | TimeoutError) -> str:
     """Return what a database error means, in one line."""
-    cause = error.__cause__ or error
+    cause = (error.__cause__ or error) if isinstance(error, ConnectorException) else error
     if isinstance(cause, UndefinedFunction | UndefinedTable | InvalidSchemaName):
         return MISSING_SCHEMA
     if isinstance(cause, OperationalError | TimeoutError):
