@@ -10,7 +10,7 @@ from flask_smorest import Api as SmorestApi
 
 from .. import instance
 from . import channels, health, messages, views  # noqa: F401  # their routes
-from .blueprint import blueprint
+from .routes import blueprint
 
 BLUEPRINT_NAME: str = blueprint.name
 

@@ -8,7 +8,6 @@ from ..sending.outbox import MessageNotFoundError, Status
 from ..webpush.message import MessageError
 from . import errors
 from .auth import bearer_token
-from .blueprint import blueprint, openapi_docs
 from .message_schemas import (
     IDEMPOTENCY_KEY,
     IdempotencyKeySchema,
@@ -17,6 +16,7 @@ from .message_schemas import (
     MessageStatusSchema,
     errors_of,
 )
+from .routes import blueprint, openapi_docs
 
 MESSAGE = "/messages/<int:message_id>"
 MESSAGE_STATUS_LINK = {
