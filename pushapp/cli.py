@@ -36,8 +36,9 @@ class PushGroup(AppGroup):
         except SQLAlchemyError as error:
             if not is_transient(error):
                 raise
+            advice = f"flask {ctx.info_name} db upgrade"
             raise click.ClickException(
-                f"database unavailable, or without tables (flask push db upgrade): {summarize(error)}"
+                f"database unavailable, or without tables ({advice}): {summarize(error)}"
             ) from None
         except CommandError as error:
             raise click.ClickException(str(error)) from None
@@ -46,7 +47,7 @@ class PushGroup(AppGroup):
 push = PushGroup("push", help="Manage Web Push subscriptions and messages.")
 
 
-@push.group("db", cls=PushGroup)
+@push.group("db")
 def db_group() -> None:
     """Migrate pushapp's tables; your own migrations neither see nor change them."""
 
@@ -82,10 +83,7 @@ def check() -> None:
 @push.command()
 @click.argument("user")
 def cookie(user: str) -> None:
-    """Print the session cookie that signs USER in.
-
-    For curl: curl --cookie "$(flask --app wsgi push cookie alice)" …/push/subscriptions
-    """
+    """Print the session cookie that signs USER in, for curl's option --cookie."""
     interface = current_app.session_interface
     signer = isinstance(interface, SecureCookieSessionInterface) and interface.get_signing_serializer(
         current_app

@@ -97,7 +97,7 @@ def send(
 ) -> None:
     """Send a message to USERs, or to a channel, a device or everyone.
 
-    On PostgreSQL it is queued for `flask push worker`; on SQLite it is sent synchronously.
+    On PostgreSQL it is queued for the workers; on SQLite it is sent synchronously.
     """
     audiences: list[To] = [to for to in (users, channel, device, EVERYONE if everyone else None) if to]
     if len(audiences) != 1:

@@ -4,6 +4,7 @@ import hashlib
 import re
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import (
     JSON,
@@ -38,12 +39,14 @@ _INVALID_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def normalize_user_id(value: object) -> str | None:
-    """Return a user's id as it is stored: a string of 1 to 255 characters, or an integer as a string.
+    """Return a user's id as it is stored: a string of 1 to 255 characters; an integer or a UUID as a string.
 
     Returns None if the id is invalid.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value) if abs(value) < 10**MAX_USER_ID_LENGTH else ""
+    if isinstance(value, UUID):
+        value = str(value)
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_USER_ID_LENGTH:
         return None
     return None if _INVALID_CHARACTERS.search(value) else value
