@@ -3,19 +3,21 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import click
 from flask import Flask
 
 from . import cli, config, dashboard, demo, extensions, web  # noqa: F401  # adds its routes to web's
+from .channels import Channel, channels_of, join, leave
 from .config import ConfigurationError
 from .database import engine
-from .sending.audience import EVERYONE
-from .sending.outbox import send
+from .sending.audience import EVERYONE, Device
+from .sending.outbox import cancel, send
 from .web import errors
 from .webpush.message import Message, MessageError, Urgency
 
 __version__ = "0.2.0"
-__all__ = ["EVERYONE", "ConfigurationError", "Message", "MessageError", "Urgency"]
-__all__ += ["create_app", "init_app", "send"]
+__all__ = ["EVERYONE", "Channel", "ConfigurationError", "Device", "Message", "MessageError", "Urgency"]
+__all__ += ["cancel", "channels_of", "create_app", "init_app", "join", "leave", "send"]
 
 
 def create_app(settings: Mapping[str, Any] | None = None, *, instance_path: str | None = None) -> Flask:
@@ -67,6 +69,9 @@ def _init_app(
     web.init_app(app, user_id=user_id, url_prefix=url_prefix, with_health=with_health)
     app.extensions["push_cli_group"] = cli_group
     app.cli.add_command(cli.push, name=cli_group)
+    context = click.get_current_context(silent=True)
+    if context is None or context.info_name == "run":  # other commands print what they are for
+        config.warn_without_site_url(app)
 
 
 def _reject_taken_names(app: Flask, cli_group: str) -> None:

@@ -1,15 +1,17 @@
 """Connections to the database: time-outs, and what happens during an outage."""
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import psycopg
 from flask import Flask, current_app
 from psycopg.pq import Conninfo
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
+from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, event
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.exc import DBAPIError, InternalError, InvalidatePoolError, OperationalError, SQLAlchemyError
@@ -25,8 +27,12 @@ POOL_TIMEOUT = 1  # seconds, for a pooled connection; on SQLite for the lock on 
 STATEMENT_TIMEOUT = 1_300  # milliseconds, enforced by PostgreSQL
 QUERY_BUDGET = 1.6  # seconds, for all statements of a request; above PostgreSQL's statement_timeout
 FAILURE_THRESHOLD = 3  # consecutive failures that open the circuit
+HOST_DRIVERS = ("psycopg", "psycopg2")
 LIBPQ_PARAMETERS = {option.keyword.decode() for option in Conninfo.get_defaults()}
 UNDEFINED_TABLE, INVALID_COLUMN_REFERENCE = "42P01", "42P10"  # the migrations have not run yet
+IDLE_IN_TRANSACTION_TIMEOUT = 10_000  # milliseconds; then a stopped process loses its locks
+# A host that is gone is noticed within 10 seconds, not after hours.
+KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
 TIMEOUT_WEIGHT = FAILURE_THRESHOLD  # one time-out opens the circuit
 
 
@@ -48,18 +54,54 @@ def init_app(app: Flask, database_engine: Engine, connect_args: Mapping[str, Any
         url = url.difference_update_query(["options", *(set(url.query) - LIBPQ_PARAMETERS)])
         known = {name: value for name, value in connect_args.items() if name in LIBPQ_PARAMETERS}
         own = {
+            **KEEPALIVES,
             "connect_timeout": CONNECT_TIMEOUT,
             "prepare_threshold": app.config["PUSH_PREPARE_THRESHOLD"],
         }
         app.extensions["push_connect_args"] = options | known | own
         database_engine = _create_engine(url, options | known | own)
     app.extensions["push_engine"] = database_engine
+    _apps.add(app)
+
+
+def _abandon_connections() -> None:
+    for app in _apps:
+        database_engine = app.extensions["push_engine"]
+        if isinstance(database_engine.pool, QueuePool):  # other pools hold databases in memory, or nothing
+            database_engine.dispose(close=False)
+        app.extensions["push_circuit_breaker"] = CircuitBreaker(FAILURE_THRESHOLD)
+
+
+# Connections are the parent's, after a fork too (gunicorn --preload), and a lock may be held.
+_apps: WeakSet[Flask] = WeakSet()
+os.register_at_fork(after_in_child=_abandon_connections)
 
 
 def engine() -> Engine:
     """Return pushapp's engine for the current application's database."""
     database_engine: Engine = current_app.extensions["push_engine"]
     return database_engine
+
+
+def require_same_database(connection: object) -> None:
+    """Check that a host's connection can write pushapp's tables.
+
+    Raises ValueError in one line if it is none of SQLAlchemy, of another database, or of another driver.
+    """
+    if not isinstance(connection, Connection):
+        raise ValueError("connection must be an SQLAlchemy Connection, such as db.session.connection()")
+    own, given = engine(), connection.engine
+    if own is not given and _address(own.url) != _address(given.url):
+        raise ValueError("connection is of another database than pushapp's tables")
+    if own.dialect.name == "postgresql" and given.dialect.driver not in HOST_DRIVERS:
+        raise ValueError(
+            f"connection has the driver {given.dialect.driver}: only psycopg and psycopg2 can be used"
+        )
+
+
+def _address(url: URL) -> tuple[object, ...]:
+    query = [url.query.get(name) for name in ("host", "port", "dbname", "service")]
+    return (url.get_backend_name(), url.host, url.port, url.database, *query)
 
 
 def connection_parameters(*options: str) -> dict[str, Any]:
@@ -89,7 +131,11 @@ def migration_connection() -> Iterator[Connection]:
 
 def _create_engine(url: URL, connect_args: Mapping[str, Any]) -> Engine:
     # UTC: a date in the year 9999 cannot be read in a time zone ahead of it.
-    settings = (f"statement_timeout={STATEMENT_TIMEOUT}", "timezone=UTC")
+    settings = (
+        f"statement_timeout={STATEMENT_TIMEOUT}",
+        f"idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT}",
+        "timezone=UTC",
+    )
     database_engine = create_engine(
         url,
         connect_args=_with_options(connect_args, *settings),

@@ -30,6 +30,7 @@ TABLES = {
     "push_messages",
     "push_batches",
     "push_outcomes",
+    "push_channel_members",
     "push_daily_counts",
 }
 

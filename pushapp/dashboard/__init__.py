@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ..database import autocommit, is_transient, summarize
 from ..diagnostics import messages, queue
 from ..sending import statistics
-from ..web import views
+from ..web import routes
 from ..web.auth import require_password
 from ..web.errors import RETRY_AFTER, abort
 from . import charts
@@ -114,4 +114,4 @@ def _render(template: str, read: Callable[[Connection], dict[str, Any]]) -> Resp
 
 # Flask's method, since flask-smorest's would describe the pages in the OpenAPI document. At import: an
 # application registers the outer blueprint, whose prefix and JSON errors hold here too, after that.
-Blueprint.register_blueprint(views.blueprint, blueprint)
+Blueprint.register_blueprint(routes.blueprint, blueprint)

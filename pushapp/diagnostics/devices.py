@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, and_, or_, select
 
 from ..models import PushBatch, PushFailure, PushMessage, PushSubscription
-from ..sending.audience import LAST_SENT_PRECISION, MAX_FAILURES, MIN_FAILING_TIME
 from ..sending.batches import FAN_OUT_PENDING
+from ..sending.failures import LAST_SENT_PRECISION, MAX_FAILURES, MIN_FAILING_TIME
 from ..webpush.endpoints import origin_of
 from ..webpush.message import Message
 from .messages import Progress

@@ -39,12 +39,17 @@ def require_user() -> str:
 
 def require_token() -> None:
     """Abort with 401 unless the bearer token is one of PUSH_API_TOKENS (RFC 6750)."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if not _is_api_token(token.strip()) or scheme.lower() != "bearer":
+    if not _is_api_token(bearer_token()):
         raise Unauthorized(
             "Missing or invalid API token: send one of PUSH_API_TOKENS as Authorization: Bearer …",
             www_authenticate=WWWAuthenticate("bearer"),
         )
+
+
+def bearer_token() -> str:
+    """Return the request's bearer token, or an empty string."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def require_password() -> None:

@@ -12,7 +12,6 @@ from werkzeug.exceptions import (
     HTTPException,
     InternalServerError,
     ServiceUnavailable,
-    UnprocessableEntity,
     default_exceptions,
 )
 
@@ -37,10 +36,10 @@ def abort(status: int, message: str) -> NoReturn:
     flask.abort(status, description=message)
 
 
-def abort_invalid(errors: Mapping[str, Any]) -> NoReturn:
-    """Abort the request with 422, and name the invalid fields as webargs does: `{location: {field: […]}}`."""
-    error = UnprocessableEntity()
-    error.data = {"errors": errors}  # type: ignore[attr-defined]  # as flask-smorest and webargs set it
+def abort_with(status: int, errors: Mapping[str, Any]) -> NoReturn:
+    """Abort the request with an HTTP status and the errors of its members."""
+    error = default_exceptions[status]()
+    error.data = {"errors": errors}  # type: ignore[attr-defined]  # as flask-smorest and webargs do
     raise error
 
 

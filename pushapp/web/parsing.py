@@ -1,17 +1,23 @@
-"""JSON bodies of requests, of at most 16 KiB."""
+"""JSON bodies of requests, of at most 16 KiB; of the messages API, 1 MiB."""
 
 import json
+import re
 from typing import Any, NoReturn
 
 from flask import request
 from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import HTTPException
 
-from .errors import abort, abort_invalid
+from .errors import abort, abort_with
 
 MAX_BODY_LENGTH = 16 * 1024  # bytes
+MAX_MESSAGE_BODY_LENGTH = 1024 * 1024  # bytes
+MESSAGE_ENDPOINTS = {"pushapp.create_message"}
 WITHOUT_BODY = {"pushapp.test_subscription"}  # endpoints that take none
+INVALID_JSON = "The body is not valid JSON."
 MAX_INTEGER_DIGITS = 1_000  # longer literals become float infinity: int() has a digit limit
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 def require_json() -> None:
@@ -26,27 +32,39 @@ def load_json(schema: Schema) -> Any:
     try:
         return schema.load(_parse(_read()))
     except ValidationError as error:
-        abort_invalid({"json": error.messages})
+        abort_with(422, {"json": error.messages})
 
 
 def _parse(body: bytes) -> Any:
-    # Stricter than Python's JSON: UTF-8 only, no NaN, bounded nesting and size.
-    if len(body) > MAX_BODY_LENGTH:
-        abort(413, f"The body must be at most {MAX_BODY_LENGTH} bytes long.")
+    # Stricter than Python's JSON: UTF-8 only, no NaN, bounded nesting.
     try:
-        return json.loads(body.decode("utf-8-sig"), parse_int=_parse_int, parse_constant=_reject_constant)
-    except (ValueError, RecursionError):
-        abort(400, "The body is not valid JSON.")
+        text = body.decode("utf-8-sig")
+        return json.loads(text, parse_int=_parse_int, parse_constant=_reject_constant)
+    except RecursionError:
+        if _is_balanced(text):
+            abort_with(422, {"json": {"_schema": ["Must have fewer levels."]}})
+        abort(400, INVALID_JSON)
+    except ValueError:
+        abort(400, INVALID_JSON)
 
 
 def _read() -> bytes:
-    request.max_content_length = MAX_BODY_LENGTH + 1  # to detect a chunked body that is too long
+    limit = MAX_MESSAGE_BODY_LENGTH if request.endpoint in MESSAGE_ENDPOINTS else MAX_BODY_LENGTH
+    request.max_content_length = limit + 1  # to detect a chunked body that is too long
     try:
-        return request.get_data(cache=False)
+        body = request.get_data(cache=False)
     except HTTPException:
         raise
     except Exception:  # raised by the WSGI server: bad chunking, client disconnected
         abort(400, "The body could not be read.")
+    if len(body) > limit:
+        abort(413, f"The body must be at most {limit} bytes long.")
+    return body
+
+
+def _is_balanced(text: str) -> bool:
+    structure = _STRING.sub("", text)
+    return all(structure.count(opening) == structure.count(closing) for opening, closing in ("[]", "{}"))
 
 
 def _parse_int(digits: str) -> float:
