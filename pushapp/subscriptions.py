@@ -21,9 +21,10 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import UpdateBase
 
-from .database import FrequentStatement, autocommit, deadline_after, transaction
+from .database import autocommit, deadline_after, transaction
 from .extensions import INSERTS
 from .models import PushSubscription, hash_endpoint, hash_possession
+from .statements import FrequentStatement
 
 RENEWAL_TRIES = 5
 ADVISORY_LOCK_KEY = 0x70757368  # "push"; taken by writes to several rows, which are rare

@@ -25,6 +25,7 @@ PARTS = [
     ["schema"],
     ["extensions"],
     ["config"],
+    ["statements"],
     ["database", "instance", "setting_checks"],
     ["webpush"],
     ["circuit_breaker"],

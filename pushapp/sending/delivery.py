@@ -59,7 +59,7 @@ class Engine:
         self._app = app
         self._on_recorded = on_recorded
         self._owner = secrets.randbelow(MAX_ID)
-        self._scheduler = Scheduler(concurrency)
+        self._scheduler = Scheduler(concurrency, self._record_soon)
         self._senders: dict[int, BatchSender] = {}  # by batch
         self._claimed: set[int] = set()  # batches, also those that are being claimed
         self._deliveries: set[asyncio.Task[None]] = set()
@@ -160,7 +160,9 @@ class Engine:
         try:
             sender.start()
             while await sender.wait(RECORD_INTERVAL):
-                counts = await self._record(sender)
+                report = sender.report()
+                counts = await self._record(sender, report)
+                self._scheduler.recorded(report.in_flight)
                 if counts is None:
                     logger.warning("batch %d: another process has claimed it", sender.batch.id)
                     sender.abandon()
@@ -178,8 +180,7 @@ class Engine:
             time.monotonic() - started_at,
         )
 
-    async def _record(self, sender: BatchSender) -> Counter[str] | None:
-        report = sender.report()
+    async def _record(self, sender: BatchSender, report: recording.Report) -> Counter[str] | None:
         if report.is_empty:
             return Counter()
         # Some were sent: whatever happens, they must not be sent again.
@@ -194,6 +195,10 @@ class Engine:
                     logger.error("batch %d: its outcomes are not recorded: %s", sender.batch.id, name)
         sender.abandon()
         return Counter()
+
+    def _record_soon(self) -> None:
+        for sender in self._senders.values():
+            sender.record_soon()
 
     def _in_transaction(self, record: Callable[..., T], batch: Batch, report: recording.Report) -> T:
         seconds = min(RECORDING_TIMEOUT, self._remaining_time())

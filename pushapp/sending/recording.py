@@ -35,6 +35,7 @@ class Report:
     postponed: list[tuple[Any, float]] = field(default_factory=list)  # not begun; seconds to wait
     cancelled: list[Any] = field(default_factory=list)  # not begun, and not to be
     remaining: list[int] = field(default_factory=list)  # ids of recipients to report later
+    in_flight: int = 0  # how many of the outcomes occupy a slot
     missing: int = 0  # recipients that did not exist any more when the batch was claimed; negative: new ones
 
     @property

@@ -22,9 +22,9 @@ from .polling import poll
 from .queue import QUEUE
 from .tasks import procrastinate_app
 
-# Messages in flight: enough for a core at the 100 ms that push services take, where one push service has half
-# of them. What a killed worker had in flight may be sent twice, so not more.
-DEFAULT_CONCURRENCY = 256
+# Messages in flight: with half of them for one push service that takes 100 ms, enough for a core. What a
+# killed worker had in flight may be sent twice, so not more.
+DEFAULT_CONCURRENCY = 512
 JOBS = 4  # batches that are loaded at once
 HEARTBEAT_INTERVAL = 5  # seconds
 STALLED_AFTER = 20  # seconds without a heartbeat

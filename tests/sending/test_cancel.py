@@ -22,7 +22,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=Tr
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushapp.sending.audience.BATCH_SIZE", 4)
+    monkeypatch.setattr("pushapp.sending.recipients.BATCH_SIZE", 4)
     monkeypatch.setattr("pushapp.sending.batches.FAN_OUT_CHUNK", 8)
     monkeypatch.setattr("pushapp.sending.delivery.RENEW_INTERVAL", 0.05)
 

@@ -28,6 +28,7 @@ class Batch:
         self.ended: list[str] = []
         self.rejected: list[float] = []
         self.refused: set[int] = set()  # ids of recipients
+        self.scheduler: Scheduler | None = None  # told that outcomes are recorded
 
     def begin(self, push: Push) -> bool:
         return push.recipient.id not in self.refused
@@ -43,12 +44,15 @@ class Batch:
 
     def end(self, push: Push, outcome: Outcome) -> None:
         self.ended.append(push.push_service.origin)
+        if self.scheduler:
+            self.scheduler.recorded(1)
 
     def reject(self, push: Push, retry_after: float) -> None:
         self.rejected.append(retry_after)
 
     def add(self, scheduler: Scheduler, *names: str) -> list[Push]:
         pushes = [Push(Recipient(number, f"{name}/x"), self) for number, name in enumerate(names)]
+        self.scheduler = scheduler
         for push in pushes:
             scheduler.add(push)
         scheduler.fill()
@@ -267,5 +271,22 @@ def test_more_is_loaded_when_little_waits_or_no_message_may_use_a_free_slot() ->
         assert await has_room()  # half of the slots are free
         Batch({FCM: 5}).add(scheduler, *[FCM] * 8)
         assert not await has_room()
+
+    run(test)
+
+
+def test_a_message_is_in_flight_until_its_outcome_is_recorded() -> None:
+    async def test() -> None:
+        asked = []
+        scheduler = Scheduler(8, lambda: asked.append(len(batch.ended)))
+        batch = Batch({})
+        batch.add(scheduler, *[FCM] * 20)
+        batch.scheduler = None
+        await until(lambda: len(batch.ended) == 8)
+        await asyncio.sleep(0.05)
+        assert len(batch.begun) == 8
+        assert asked[0] == 2  # a quarter: the others still have slots
+        scheduler.recorded(5)
+        await until(lambda: len(batch.ended) == 13)
 
     run(test)
