@@ -24,8 +24,8 @@ from tests.conftest import SETTINGS
 from tests.support.deployment import ROOT
 from tests.support.postgresql import BINARIES
 
-TABLES = {"push_subscriptions", "push_failures", "push_messages", "push_batches", "push_outcomes"}
-TABLES |= {"push_channel_members"}
+TABLES = {"push_subscriptions", "push_failures", "push_messages", "push_batches", "push_outcomes",
+          "push_channel_members"}  # fmt: skip
 
 postgresql_only = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 
