@@ -41,7 +41,7 @@ async def fan_out(context: procrastinate.JobContext, *, batch_id: int) -> None:
 
 @procrastinate_app.task(name=DELIVER, queue=QUEUE, pass_context=True)
 async def deliver(context: procrastinate.JobContext, *, batch_id: int) -> None:
-    """Claim a batch and begin to send it. A broadcast's waits for capacity, a message to one user does not."""
+    """Claim a batch and begin to send it. A broadcast waits for capacity."""
     engine: Engine = context.additional_context["engine"]
     is_direct = context.job.priority >= DIRECT_PRIORITY
     if not engine.is_stopped and (is_direct or await engine.wait_for_capacity(MAX_WAIT)):
