@@ -162,7 +162,7 @@ def sending_app(
     monkeypatch.setattr("pushapp.sending.batches.INITIAL_BACKOFF", 0.02)
     monkeypatch.setattr("pushapp.sending.worker.POLL_INTERVAL", 0.05)
     monkeypatch.setattr("pushapp.sending.synchronous.RETRY_WINDOW", timedelta(seconds=1))
-    monkeypatch.setattr("pushapp.webpush.client.FAILURE_THRESHOLD", 10**6)
+    monkeypatch.setattr("pushapp.sending.push_services.FAILURE_THRESHOLD", 10**6)
     return make_app(PUSH_TRUSTED_PUSH_SERVICES=[push_server.origin], PUSH_API_TOKENS=["other", TOKEN])
 
 

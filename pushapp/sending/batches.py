@@ -14,7 +14,7 @@ from ..extensions import INSERTS
 from ..models import PushBatch, PushMessage, PushOutcome
 from ..webpush.endpoints import origin_of
 from ..webpush.message import Message
-from ..webpush.responses import Outcome, Result
+from ..webpush.responses import Counted, Outcome, Result
 from . import audience
 from .queue import BROADCAST_PRIORITY, DELIVER, DIRECT_PRIORITY, ScheduledBatch, enqueue
 
@@ -136,7 +136,11 @@ def record_outcomes(
     retried_ids = {subscription_id for retry in retries for subscription_id in retry.ids}
     by_result = _group_by_result(batch, outcomes, retried_ids)
     pairs = zip(batch.recipients, outcomes, strict=True)
-    failed_ids = [recipient.id for recipient, outcome in pairs if outcome.is_subscription_error]
+    failed_ids = [
+        recipient.id
+        for recipient, outcome in pairs
+        if outcome.result is Result.FAILED and outcome.counts_against is Counted.SUBSCRIPTION
+    ]
     sent_ids = [recipient.id for recipient in by_result[Result.SENT]]
     audience.record_sent(connection, sent_ids)
     audience.clear_failures(connection, sent_ids)

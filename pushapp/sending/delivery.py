@@ -15,6 +15,7 @@ from ..config import vapid_signer
 from ..database import deadline_after, is_transient, summarize, transaction
 from ..webpush.client import Client
 from . import batches
+from .push_services import PushServices
 from .queue import ScheduledBatch
 
 DATABASE_RETRY = 2  # seconds
@@ -25,17 +26,18 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-def create_client(app: Flask) -> Client:
+def create_client(app: Flask) -> PushServices:
     """Return a client with an application's VAPID key and trusted push services."""
-    return Client(
+    client = Client(
         vapid_signer().authorization,
         app.config["PUSH_TRUSTED_PUSH_SERVICES"],
         observe=app.extensions.get("push_observer"),
     )
+    return PushServices(client)
 
 
 async def deliver_batch(
-    app: Flask, client: Client, batch_id: int, retry_window: timedelta | None = None
+    app: Flask, client: PushServices, batch_id: int, retry_window: timedelta | None = None
 ) -> tuple[Counter[str], list[ScheduledBatch]]:
     """Send a batch, record its outcomes, and return their counts and the batches to retry.
 

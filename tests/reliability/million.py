@@ -22,7 +22,7 @@ from pushapp import EVERYONE, Message, create_app, send, subscriptions
 from pushapp.database import engine, transaction
 from pushapp.sending import audience, batches, outbox
 from pushapp.subscriptions import Subscription
-from pushapp.webpush.responses import GONE, SENT, Outcome, Result
+from pushapp.webpush.responses import GONE, SENT, Counted, Outcome, Result
 from tests.reliability.common import KEYS, Report, database_server, scalar
 from tests.support.deployment import Deployment
 from tests.support.postgresql import PostgreSQL
@@ -205,7 +205,7 @@ def check_plans(app: Flask, report: Report, *, show: bool) -> None:
         batches.backlog()
         user = current_scalar(WIDEST_SPREAD)
         deliver(send(Message(title="Hello"), to=user), [SENT])
-        rejected = Outcome(Result.FAILED, is_subscription_error=True)
+        rejected = Outcome(Result.FAILED, counts_against=Counted.SUBSCRIPTION)
         deliver(send(Message(title="Hello"), to=user), [SENT, GONE, rejected])
         outbox.prune()
     scans = []
