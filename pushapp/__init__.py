@@ -5,7 +5,7 @@ from typing import Any
 
 from flask import Flask
 
-from . import cli, config, demo, extensions, web
+from . import cli, config, demo, extensions, keys, web
 from .config import ConfigurationError
 from .database import engine
 from .sending.audience import EVERYONE
@@ -62,7 +62,7 @@ def _init_app(
     config.load_push_config(app)
     extensions.init_app(app)
     with app.app_context():
-        config.load_vapid_signer(app, on_sqlite=engine().dialect.name == "sqlite")
+        keys.load(app, on_sqlite=engine().dialect.name == "sqlite")
     web.init_app(app, user_id=user_id, url_prefix=url_prefix, with_health=with_health)
     app.cli.add_command(cli.push, name=cli_group)
 

@@ -94,6 +94,8 @@ class PushSubscription(db.Model):  # type: ignore[misc,name-defined]  # created 
     endpoint_hash: Mapped[bytes] = mapped_column(LargeBinary(32), default=_endpoint_hash)
     keys_p256dh: Mapped[str] = mapped_column(String(88))
     keys_auth: Mapped[str] = mapped_column(String(24))
+    # The public key that the browser subscribed with; NULL: stored before this column, so the oldest key
+    vapid_key: Mapped[str | None] = mapped_column(String(87))
     label: Mapped[str | None] = mapped_column(String(MAX_LABEL_LENGTH))
     # `hash_possession` of the subscription that this one replaced
     renewed_from: Mapped[bytes | None] = mapped_column(LargeBinary(32))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from flask import current_app
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Executable,
     and_,
@@ -21,6 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
+from . import keys
 from .database import autocommit, deadline_after, transaction
 from .extensions import INSERTS
 from .models import PushSubscription, hash_endpoint, hash_possession
@@ -31,11 +33,15 @@ ADVISORY_LOCK_KEY = 0x70757368  # "push"; taken by writes to several rows, which
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """The stored parts of a browser's `PushSubscription`; without a label the stored one stays."""
+    """The stored parts of a browser's `PushSubscription`.
+
+    Without a label or a VAPID key the stored one stays; a new row has the current key.
+    """
 
     endpoint: str
     p256dh: str
     auth: str
+    vapid_key: str | None = None
     expires_at: datetime | None = None
     label: str | None = None
 
@@ -50,12 +56,17 @@ _same_browser = and_(
     _column.keys_p256dh == bindparam("keys_p256dh"),
     _column.keys_auth == bindparam("keys_auth"),
 )
+
+
+def _given_or_stored(name: str, column: ColumnElement[Any]) -> ColumnElement[Any]:
+    return func.coalesce(bindparam(name, type_=column.type), column)
+
+
 _same_row = and_(
     _same_browser,
     _column.expires_at.is_not_distinct_from(bindparam("expires_at")),
-    func.coalesce(bindparam("label", type_=_column.label.type), _column.label).is_not_distinct_from(
-        _column.label
-    ),
+    _given_or_stored("label", _column.label).is_not_distinct_from(_column.label),
+    _given_or_stored("given_key", _column.vapid_key).is_not_distinct_from(_column.vapid_key),
 )
 _replacement = _column.renewed_from == bindparam("possession", type_=_column.renewed_from.type)
 _same_browser_of_other = and_(
@@ -86,6 +97,7 @@ _ID_OF = select(_column.id).where(_own, _same_endpoint)
 _DELETE = delete(_table).where(_own, _same_endpoint)
 _DELETE_BY_ID = delete(_table).where(_BY_ID)
 _DELETE_OF_OTHERS = delete(_table).where(_same_browser_of_other)
+_SELECT_KEY_OF_OTHERS = select(_column.vapid_key).where(_same_browser_of_other).limit(1)
 _DELETE_OLDEST = delete(_table).where(
     _own,
     not_(_same_endpoint),
@@ -103,6 +115,7 @@ def _upsert(dialect: str) -> Executable:
     names = ("keys_p256dh", "keys_auth", "expires_at", "updated_at")
     changed: dict[str, Any] = {name: row.excluded[name] for name in names}
     changed["label"] = func.coalesce(row.excluded.label, _column.label)
+    changed["vapid_key"] = _given_or_stored("given_key", _column.vapid_key)
     statement: Executable = row.on_conflict_do_update(
         index_elements=["user_id", "endpoint_hash"], set_=changed
     )
@@ -209,6 +222,8 @@ def _row(user_id: str, subscription: Subscription) -> dict[str, Any]:
         "endpoint_hash": hash_endpoint(subscription.endpoint),
         "keys_p256dh": subscription.p256dh,
         "keys_auth": subscription.auth,
+        "vapid_key": subscription.vapid_key or keys.signers().public_key,
+        "given_key": subscription.vapid_key,
         "label": subscription.label,
         "expires_at": subscription.expires_at,
         "created_at": now,
@@ -237,6 +252,10 @@ def _reconcile(row: Mapping[str, Any], limit: int, deadline: float) -> int:
     while True:
         with transaction(deadline) as connection:
             _lock(connection)
+            if row["given_key"] is None:
+                # The browser that has to move here keeps its key.
+                moved_key = connection.execute(_SELECT_KEY_OF_OTHERS, row).scalar()
+                row = {**row, "vapid_key": moved_key or row["vapid_key"]}
             connection.execute(_UPSERT[connection.dialect.name], _columns(row))
             if current_app.config["PUSH_BROWSER_HAS_ONE_USER"]:
                 connection.execute(_DELETE_OF_OTHERS, row)
@@ -267,7 +286,7 @@ def _replace(
     return bool(replaced)
 
 
-_RENEWED = ("endpoint", "endpoint_hash", "keys_p256dh", "keys_auth", "expires_at", "updated_at")
+_RENEWED = ("endpoint", "endpoint_hash", "keys_p256dh", "keys_auth", "vapid_key", "expires_at", "updated_at")
 _SELECT_REPLACED = (
     select(_column.id, _column.user_id)
     .where(_same_endpoint, _column.keys_auth == bindparam("keys_auth"))

@@ -58,6 +58,7 @@ INVALID = [
     *[("PUSH_ALLOWED_ORIGINS", value, "PUSH_ALLOWED_ORIGINS") for value in ("https://a.example", ["*"], ["a.example"], [5], None, ["https://a.example/path"])],
     *[("PUSH_TRUSTED_PUSH_SERVICES", value, "PUSH_TRUSTED_PUSH_SERVICES") for value in ("https://a.example", ["*"], [5], None)],
     *[("PUSH_VAPID_PRIVATE_KEY", value, "PUSH_VAPID_PRIVATE_KEY must be") for value in ("x", 5, b"x", ["x"])],
+    *[("PUSH_VAPID_PRIVATE_KEY_FALLBACKS", value, "PUSH_VAPID_PRIVATE_KEY_FALLBACKS must be a list of") for value in ("x", 5, None, ["x"], [5], [None], [[]], {"a": 1})],
     *[("PUSH_VAPID_SUBJECT", value, "PUSH_VAPID_SUBJECT must be") for value in ("x", "", 5, ["mailto:you@site.org"])],
 ]  # fmt: skip
 

@@ -19,6 +19,7 @@ PARTS = [
     ["web"],
     ["sending"],
     ["subscriptions"],
+    ["keys"],
     ["models"],
     ["schema"],
     ["extensions"],

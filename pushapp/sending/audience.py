@@ -92,7 +92,14 @@ def load_recipients(
     """Return the recipients in a range, or with these ids, that are still active and the user's."""
     selected = _column.id.between(first_id, last_id) if ids is None else _column.id.in_(ids)
     return connection.execute(
-        select(_column.id, _column.endpoint, _column.keys_p256dh, _column.keys_auth, _column.updated_at)
+        select(
+            _column.id,
+            _column.endpoint,
+            _column.keys_p256dh,
+            _column.keys_auth,
+            _column.vapid_key,
+            _column.updated_at,
+        )
         .where(selected, _active(user_id))
         .order_by(_column.id)
     ).all()

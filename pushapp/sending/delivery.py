@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..config import vapid_signer
+from .. import keys
 from ..database import deadline_after, is_transient, summarize, transaction
 from ..webpush.client import Client
 from . import batches
@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 
 
 def create_client(app: Flask) -> PushServices:
-    """Return a client with an application's VAPID key and trusted push services."""
+    """Return a client with an application's VAPID keys and trusted push services."""
     client = Client(
-        vapid_signer().authorization,
+        keys.signers().authorization,
         app.config["PUSH_TRUSTED_PUSH_SERVICES"],
         observe=app.extensions.get("push_observer"),
     )

@@ -111,16 +111,18 @@ class PushServices:
     def _log(push_service: _PushService, origin: str, recipient: Recipient, outcome: Outcome) -> None:
         # Rate-limited: a fan-out repeats the same failure thousands of times.
         now = time.monotonic()
-        rejected = outcome.result is Result.FAILED and outcome.status
+        failed = outcome.result is Result.FAILED
         unreachable = outcome.result is Result.RETRY and not outcome.status
-        if not (rejected or unreachable) or push_service.next_log_at > now:
+        if not (failed or unreachable) or push_service.next_log_at > now:
             return
         push_service.next_log_at = now + LOG_INTERVAL
         status, reason = outcome.status, outcome.reason
         if outcome.credentials_rejected:
             text = "%s rejected our credentials with status %d: %s: check %s"
             logger.error(text, origin, status, reason, CREDENTIAL_CHECKLIST)
-        elif rejected:
+        elif failed and not status:
+            logger.warning("%s was not asked: subscription %d: %s", origin, recipient.id, reason)
+        elif failed:
             text = "%s rejected subscription %d with status %d: %s"
             logger.warning(text, origin, recipient.id, status, reason)
         else:

@@ -161,8 +161,9 @@
       try {
         const { publicKey } = await request(old.base, "vapid-public-key");
         const subscription = await subscribe(newSubscription, publicKey);
-        const { endpoint, keys } = subscription.toJSON();
-        const body = { endpoint: old.endpoint, auth: old.keys.auth, subscription: subscription.toJSON() };
+        const json = { ...subscription.toJSON(), applicationServerKey: publicKey };
+        const { endpoint, keys } = json;
+        const body = { endpoint: old.endpoint, auth: old.keys.auth, subscription: json };
         if (await request(old.base, "renew", body)) await replaceStored(old, { ...old, endpoint, keys });
         return;
       } catch {

@@ -17,7 +17,7 @@ from marshmallow import (
     validates_schema,
 )
 
-from ..config import vapid_signer
+from .. import keys as vapid_keys
 from ..models import MAX_LABEL_LENGTH, MAX_USER_ID_LENGTH, normalize_user_id
 from ..sending.audience import EVERYONE, Everyone
 from ..subscriptions import Subscription
@@ -90,6 +90,16 @@ class PushSubscriptionSchema(_Body):
         metadata={"description": "milliseconds since 1970"},
     )
     keys = fields.Nested(KeysSchema, required=True)
+    application_server_key = P256DH(
+        data_key="applicationServerKey",
+        metadata={"format": "p256dh", "description": "the VAPID key it was made with, base64url"},
+    )
+
+    @validates("application_server_key")
+    def reject_other_key(self, value: str, data_key: str) -> None:
+        """Abort with 409 if the subscription was made with an unknown key: the page subscribes again."""
+        if value not in vapid_keys.signers().public_keys:
+            abort(409, "The subscription has another VAPID key: subscribe again with the current one.")
 
     @post_load
     def make_subscription(self, data: dict[str, Any], **_options: Any) -> Subscription:
@@ -98,23 +108,20 @@ class PushSubscriptionSchema(_Body):
         # A time in the past, of a wrong clock or a push service that sends 0, is unknown.
         known = expires_at if expires_at > datetime.now(UTC) else None
         keys = data["keys"]
-        return Subscription(data["endpoint"], keys["p256dh"], keys["auth"], known, data.get("label"))
+        return Subscription(
+            endpoint=data["endpoint"],
+            p256dh=keys["p256dh"],
+            auth=keys["auth"],
+            vapid_key=data.get("application_server_key"),
+            expires_at=known,
+            label=data.get("label"),
+        )
 
 
 class SubscriptionSchema(PushSubscriptionSchema):
     """A `PushSubscription`, and what pushapp's own page adds."""
 
     label = fields.String(validate=_validate_label, metadata=LABEL)
-    application_server_key = P256DH(
-        data_key="applicationServerKey",
-        metadata={"format": "p256dh", "description": "the VAPID key it was made with, base64url"},
-    )
-
-    @validates("application_server_key")
-    def reject_other_key(self, value: str, data_key: str) -> None:
-        """Abort with 409 if the subscription was made with another key: the page subscribes again."""
-        if value != vapid_signer().public_key:
-            abort(409, "The subscription has another VAPID key: subscribe again with the current one.")
 
 
 class RenewalSchema(_Body):

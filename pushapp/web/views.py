@@ -9,8 +9,7 @@ from urllib.parse import quote
 from flask import Response, current_app, request
 from flask_smorest import Blueprint as SmorestBlueprint
 
-from .. import subscriptions
-from ..config import vapid_signer
+from .. import keys, subscriptions
 from ..models import MAX_ID
 from ..sending import outbox
 from ..sending.audience import Everyone
@@ -188,14 +187,15 @@ def get_message(message_id: int) -> Status:
 @blueprint.response(200, PublicKeySchema)
 def vapid_public_key() -> dict[str, str]:
     """Get the VAPID public key."""
-    return {"public_key": vapid_signer().public_key}
+    return {"public_key": keys.signers().public_key}
 
 
 @blueprint.get("/client.js")
 @blueprint.response(200, {"type": "string"}, content_type="text/javascript")
 def client() -> Response:
-    """Serve the ES module for the site's pages."""
-    return _script((STATIC / "client.js").read_text())
+    """Serve the ES module for the site's pages, with the current VAPID key."""
+    key = json.dumps(keys.signers().public_key)
+    return _script((STATIC / "client.js").read_text().replace('KEY = ""', f"KEY = {key}"))
 
 
 @blueprint.get("/service-worker.js")

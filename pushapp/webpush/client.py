@@ -39,18 +39,22 @@ class Recipient(Protocol):
     def keys_auth(self) -> str:
         """The user agent's authentication secret, base64url."""
 
+    @property
+    def vapid_key(self) -> str | None:
+        """The public key that it was subscribed with, base64url."""
+
 
 class Client:
     """Posts messages over reused connections to push services.
 
-    `authorization` returns the Authorization header for an origin; origins in `trusted` bypass the SSRF
-    check; `resolver` replaces DNS; `observe` is called with the origin, outcome and duration in seconds of
-    each push.
+    `authorization` returns the Authorization header for an origin and a VAPID key, or raises ValueError;
+    origins in `trusted` bypass the SSRF check; `resolver` replaces DNS; `observe` is called with the origin,
+    outcome and duration in seconds of each push.
     """
 
     def __init__(
         self,
-        authorization: Callable[[str], str],
+        authorization: Callable[[str, str | None], str],
         trusted: Collection[str] = (),
         *,
         resolver: AbstractResolver | None = None,
@@ -93,6 +97,7 @@ class Client:
         try:
             check_endpoint(recipient.endpoint, self._trusted)
             origin = origin_of(recipient.endpoint)
+            authorization = self._authorization(str(origin), recipient.vapid_key)
             body = encrypt(payload, recipient.keys_p256dh, recipient.keys_auth)
         except ValueError as error:
             return Outcome(Result.FAILED, counts_against=Counted.SUBSCRIPTION, reason=str(error))
@@ -101,7 +106,7 @@ class Client:
             "Urgency": urgency.value,
             "Content-Encoding": "aes128gcm",
             "Content-Type": "application/octet-stream",
-            "Authorization": self._authorization(str(origin)),
+            "Authorization": authorization,
         }
         if topic is not None:
             headers["Topic"] = topic

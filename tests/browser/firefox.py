@@ -52,6 +52,10 @@ DELETE_DATA = """
         Services.clearData.deleteData(Ci.nsIClearDataService.CLEAR_ALL, { onDataDeleted: resolve });
     });
 """
+SHOWN_TITLES = """
+    const titleOf = (alert) => alert.document.getElementById("alertTitleLabel")?.value;
+    return [...Services.wm.getEnumerator("alert:alert")].map(titleOf);
+"""
 # The alert window has no buttons for actions: its listener is told, as the system's alerts do.
 CLICK_NOTIFICATION = """
     const [title, name] = args;
@@ -149,6 +153,10 @@ class Firefox(Browser):
     def wait_for_tab(self, url: str) -> None:
         """Wait until a tab shows a URL."""
         wait_until(lambda: url in self.tabs())
+
+    def wait_for_alert(self, title: str) -> None:
+        """Wait until a notification with this title is on the screen, whatever page is open."""
+        wait_until(lambda: title in self.run_privileged(SHOWN_TITLES))
 
     def click_notification(self, title: str, action: str | None = None) -> None:
         """Wait until a notification with this title is shown, and click it, or one of its actions."""

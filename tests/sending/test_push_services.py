@@ -10,13 +10,13 @@ import pytest
 from pushapp.sending.push_services import PushServices
 from pushapp.webpush.client import Client
 from pushapp.webpush.responses import Outcome
-from pushapp.webpush.vapid import Signer
+from pushapp.webpush.vapid import Signers
 from tests.support.delivery import KEY_PAIR, MESSAGE, SUBJECT, options, recipient, results
 from tests.support.push_server import PushServer
 
 
 def push_services(*trusted: str) -> PushServices:
-    return PushServices(Client(Signer(KEY_PAIR, SUBJECT).authorization, trusted))
+    return PushServices(Client(Signers([KEY_PAIR], SUBJECT).authorization, trusted))
 
 
 async def send(delivery: PushServices, subscriptions: Sequence[dict[str, Any]]) -> list[Outcome]:

@@ -10,7 +10,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from pushapp.webpush.client import Client
 from pushapp.webpush.message import Message, Urgency
 from pushapp.webpush.responses import Outcome
-from pushapp.webpush.vapid import Signer, generate_key_pair
+from pushapp.webpush.vapid import Signers, generate_key_pair
 from tests.support.push_server import PushServer
 
 KEY_PAIR = generate_key_pair()
@@ -25,6 +25,7 @@ class Recipient(NamedTuple):
     endpoint: str
     keys_p256dh: str
     keys_auth: str
+    vapid_key: str | None = None
 
 
 def recipient(subscription: dict[str, Any], recipient_id: int = 1) -> Recipient:
@@ -60,7 +61,7 @@ def deliver(
 
     async def run() -> list[Outcome]:
         trusted = [push_server.origin] if push_server else []
-        signer = Signer(KEY_PAIR, SUBJECT)
+        signer = Signers([KEY_PAIR], SUBJECT)
         async with Client(signer.authorization, trusted, resolver=resolver) as client:
             outcomes: list[Outcome] = []
             for _ in range(rounds):

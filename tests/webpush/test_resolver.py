@@ -10,7 +10,7 @@ import pytest
 
 from pushapp.webpush.client import TOTAL_TIMEOUT, Client
 from pushapp.webpush.responses import Outcome
-from pushapp.webpush.vapid import Signer
+from pushapp.webpush.vapid import Signers
 from tests.support.delivery import KEY_PAIR, SUBJECT, Resolver, deliver, push, results
 from tests.support.push_server import PushServer
 
@@ -71,7 +71,7 @@ def test_unresponsive_name_servers_occupy_no_threads(
         return time.monotonic() - began
 
     async def run() -> tuple[list[Outcome], float]:
-        async with Client(Signer(KEY_PAIR, SUBJECT).authorization, [push_server.origin]) as delivery:
+        async with Client(Signers([KEY_PAIR], SUBJECT).authorization, [push_server.origin]) as delivery:
             sending = push(delivery, [*unavailable, push_server.subscription()])
             return await asyncio.gather(sending, thread_is_free())
 
