@@ -132,6 +132,7 @@ SETTINGS: Mapping[str, Setting] = {
     "PUSH_METRICS": Setting(False, _boolean),
     "PUSH_OPENAPI_URL_PREFIX": Setting(None, _url_prefix),
     "PUSH_PREPARE_THRESHOLD": Setting(5, _prepare_threshold),
+    "PUSH_RECEIPTS": Setting(False, _boolean),
     "PUSH_SESSION_USER_KEY": Setting("user_id", _text),
     "PUSH_TRUSTED_PUSH_SERVICES": Setting([], _origins),
     "PUSH_VAPID_PRIVATE_KEY": Setting(None, _unchecked),  # `keys` checks these three
@@ -200,6 +201,10 @@ def load_push_config(app: Flask) -> None:
     for name, check in FLASK_CHECKS.items():
         if name in app.config:
             app.config[name] = check(name, app.config[name])
+    if app.config["PUSH_RECEIPTS"] and not app.config["SECRET_KEY"]:
+        raise ConfigurationError(
+            "SECRET_KEY is not set: PUSH_RECEIPTS needs it, to sign the receipts' tokens"
+        )
 
 
 def load_database_config(app: Flask) -> None:

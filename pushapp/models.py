@@ -180,3 +180,27 @@ class PushOutcome(db.Model):  # type: ignore[misc,name-defined]
     push_service: Mapped[str] = mapped_column(Text, primary_key=True)
     outcome: Mapped[str] = mapped_column(String(8), primary_key=True)
     count: Mapped[int] = mapped_column(BigInteger)
+
+
+class PushReceipt(db.Model):  # type: ignore[misc,name-defined]
+    """What a browser reported of a message."""
+
+    __tablename__ = "push_receipts"
+
+    # No foreign keys: a million receipts would all lock their message's row to check it.
+    message_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    subscription_id: Mapped[int] = mapped_column(
+        BigInteger, primary_key=True, autoincrement=False, index=True
+    )
+    event: Mapped[str] = mapped_column(String(8), primary_key=True)
+
+
+class PushReceiptCount(db.Model):  # type: ignore[misc,name-defined]
+    """How many devices reported an event of a message: the sum of the shards."""
+
+    __tablename__ = "push_receipt_counts"
+
+    message_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    event: Mapped[str] = mapped_column(String(8), primary_key=True)
+    shard: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    count: Mapped[int] = mapped_column(BigInteger)

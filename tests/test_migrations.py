@@ -24,7 +24,15 @@ from tests.conftest import SETTINGS
 from tests.support.deployment import ROOT
 from tests.support.postgresql import BINARIES
 
-TABLES = {"push_subscriptions", "push_failures", "push_messages", "push_batches", "push_outcomes"}
+TABLES = {
+    "push_subscriptions",
+    "push_failures",
+    "push_messages",
+    "push_batches",
+    "push_outcomes",
+    "push_receipts",
+    "push_receipt_counts",
+}
 
 postgresql_only = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 

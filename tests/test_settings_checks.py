@@ -53,6 +53,7 @@ INVALID = [
     *[("PUSH_PREPARE_THRESHOLD", value, "must be an integer of at least 0, or null for never") for value in (-1, "x", "5", 1.5, True, [])],
     *[("PUSH_BROWSER_HAS_ONE_USER", value, "must be true or false") for value in ("no", 2, None)],
     *[("PUSH_MAX_SUBSCRIPTIONS_PER_USER", value, "must be an integer of at least 1") for value in (0, "5", 1.5, True, None)],
+    *[("PUSH_RECEIPTS", value, "must be true or false") for value in ("no", 2, None)],
     *[("PUSH_SESSION_USER_KEY", value, "must be a text") for value in ("", None, 5)],
     *[("PUSH_API_TOKENS", value, "must be a list of texts") for value in ("token", [""], [5], None, {"token"}, [b"token"])],
     *[("PUSH_ALLOWED_ORIGINS", value, "PUSH_ALLOWED_ORIGINS") for value in ("https://a.example", ["*"], ["a.example"], [5], None, ["https://a.example/path"])],

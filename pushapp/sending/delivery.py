@@ -13,8 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from .. import keys
 from ..database import deadline_after, is_transient, summarize, transaction
-from ..webpush.client import Client
-from . import batches
+from ..webpush.client import Client, Recipient
+from ..webpush.receipts import add_receipt
+from . import batches, receipts
 from .push_services import PushServices
 from .queue import ScheduledBatch
 
@@ -53,7 +54,7 @@ async def deliver_batch(
         retry_until = min(retry_until, batch.created_at + retry_window)
     outcomes = await client.deliver(
         batch.recipients,
-        message.payload(),
+        _payload_for(app, batch),
         ttl=message.remaining_ttl(batch.created_at, batch.attempts),
         urgency=message.urgency,
         topic=message.topic,
@@ -72,6 +73,16 @@ async def deliver_batch(
         time.monotonic() - started_at,
     )
     return counts, retries
+
+
+def _payload_for(app: Flask, batch: batches.Batch) -> Callable[[Recipient], bytes]:
+    """Return a function from a recipient to its payload."""
+    payload = batch.message.payload()
+    if not app.config["PUSH_RECEIPTS"]:
+        return lambda _recipient: payload
+    with app.app_context():
+        tokens = receipts.tokens()
+    return lambda recipient: add_receipt(payload, tokens.create(batch.message_id, recipient.id))
 
 
 async def _record_with_retry(app: Flask, record: Callable[[], T]) -> T:

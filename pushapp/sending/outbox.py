@@ -10,7 +10,7 @@ from ..database import autocommit, engine, transaction
 from ..extensions import INSERTS
 from ..models import PushBatch, PushMessage, PushOutcome, normalize_user_id
 from ..webpush.message import Message, MessageError
-from . import audience
+from . import audience, receipts
 from .audience import EVERYONE, Everyone
 from .batches import FAN_OUT_PENDING, add_batch, fan_out
 from .queue import DELIVER, FAN_OUT, ScheduledBatch, enqueue
@@ -34,6 +34,8 @@ class Status:
     sent: int
     gone: int
     failed: int
+    shown: int
+    clicked: int
     fan_out_complete: bool  # `recipients` is final
 
 
@@ -142,25 +144,29 @@ def status(message_id: int) -> Status:
             raise MessageNotFoundError
         sums = select(_outcome.outcome, func.sum(_outcome.count)).where(_outcome.message_id == message_id)
         counts = {name: int(number) for name, number in connection.execute(sums.group_by(_outcome.outcome))}
+        reported = receipts.counts(connection, message_id)
     recipients, is_unsent, is_pending = row
     state = "done" if not is_unsent else "sending" if counts else "queued"
     sent, gone, failed = (counts.get(name, 0) for name in ("sent", "gone", "failed"))
-    return Status(message_id, state, recipients, sent, gone, failed, not is_pending)
+    shown, clicked = reported["shown"], reported["clicked"]
+    return Status(message_id, state, recipients, sent, gone, failed, shown, clicked, not is_pending)
 
 
 def prune() -> int:
     """Delete messages that finished long ago, and return how many."""
     pruned, deleted = 0, PRUNE_BATCH_SIZE
     while deleted == PRUNE_BATCH_SIZE:
-        with transaction() as connection:
-            unsent = exists().where(_batch.message_id == _message.id)
-            old = (
-                select(_message.id)
-                .where(_message.created_at < datetime.now(UTC) - MESSAGE_RETENTION, ~unsent)
-                .order_by(_message.created_at)
-                .limit(PRUNE_BATCH_SIZE)
-            )
+        unsent = exists().where(_batch.message_id == _message.id)
+        old = (
+            select(_message.id)
+            .where(_message.created_at < datetime.now(UTC) - MESSAGE_RETENTION, ~unsent)
+            .order_by(_message.created_at)
+            .limit(PRUNE_BATCH_SIZE)
+        )
+        with autocommit() as connection:
             ids = connection.execute(old).scalars().all()
+        receipts.delete_of(ids)
+        with transaction() as connection:
             connection.execute(delete(PushOutcome.__table__).where(_outcome.message_id.in_(ids)))
             connection.execute(delete(PushMessage.__table__).where(_message.id.in_(ids)))
             deleted = len(ids)

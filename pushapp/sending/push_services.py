@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -56,8 +56,10 @@ class PushServices:
     async def __aexit__(self, *exception: object) -> None:
         await self._client.__aexit__(*exception)
 
-    async def deliver(self, recipients: Sequence[Recipient], payload: bytes, **options: Any) -> list[Outcome]:
-        """Send a payload to the recipients concurrently, and return the outcomes in their order.
+    async def deliver(
+        self, recipients: Sequence[Recipient], payload_for: Callable[[Recipient], bytes], **options: Any
+    ) -> list[Outcome]:
+        """Send each recipient its payload concurrently, and return the outcomes in their order.
 
         `options` are those of `Client.push`.
         """
@@ -68,7 +70,7 @@ class PushServices:
 
         async def deliver_sequentially(positions: Iterator[int]) -> None:
             for position in positions:
-                outcomes[position] = await self._deliver(recipients[position], payload, options)
+                outcomes[position] = await self._deliver(recipients[position], payload_for, options)
 
         coroutines = (
             deliver_sequentially(pending)
@@ -78,14 +80,16 @@ class PushServices:
         await asyncio.gather(*coroutines)
         return outcomes
 
-    async def _deliver(self, recipient: Recipient, payload: bytes, options: dict[str, Any]) -> Outcome:
+    async def _deliver(
+        self, recipient: Recipient, payload_for: Callable[[Recipient], bytes], options: dict[str, Any]
+    ) -> Outcome:
         authority = _authority(recipient.endpoint)
         push_service = self._push_service(authority)
         breaker = push_service.breaker
         started_at = time.monotonic()
         try:
             with breaker.call(), push_service.bulkhead.call():
-                outcome = await self._client.push(recipient, payload, **options)
+                outcome = await self._client.push(recipient, payload_for(recipient), **options)
                 if outcome.result is Result.RETRY:
                     # A whole connect time-out without a success opens the circuit at once.
                     elapsed = time.monotonic() - started_at

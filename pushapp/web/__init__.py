@@ -10,6 +10,7 @@ from flask_smorest import Api as SmorestApi
 
 from .. import instance
 from . import health, views
+from . import receipts as _receipts  # noqa: F401  # adds its route to the blueprint
 
 BLUEPRINT_NAME: str = views.blueprint.name
 

@@ -42,14 +42,16 @@ def _validate_printable(text: str) -> None:
         raise ValidationError("Must be printable ASCII.")
 
 
-class _Body(Schema):
+class BrowserBody(Schema):
+    """A body that browsers send."""
+
     class Meta:
         """Ignore unknown fields: browsers add their own."""
 
         unknown = EXCLUDE
 
 
-class KeysSchema(_Body):
+class KeysSchema(BrowserBody):
     """The encryption keys of a subscription."""
 
     p256dh = P256DH(required=True, metadata={"format": "p256dh", "description": "65 bytes, base64url"})
@@ -68,13 +70,13 @@ LABEL = {
 }
 
 
-class LabelSchema(_Body):
+class LabelSchema(BrowserBody):
     """The user's name for a browser."""
 
     label = fields.String(required=True, validate=_validate_label, metadata=LABEL)
 
 
-class PushSubscriptionSchema(_Body):
+class PushSubscriptionSchema(BrowserBody):
     """A `PushSubscription` as its `toJSON()` gives it (Push API, section 8)."""
 
     endpoint = fields.String(
@@ -124,7 +126,7 @@ class SubscriptionSchema(PushSubscriptionSchema):
     label = fields.String(validate=_validate_label, metadata=LABEL)
 
 
-class RenewalSchema(_Body):
+class RenewalSchema(BrowserBody):
     """A subscription that replaces another one; `auth` of the old one proves that it is the same browser."""
 
     endpoint = fields.String(
@@ -136,7 +138,7 @@ class RenewalSchema(_Body):
     subscription = fields.Nested(PushSubscriptionSchema, required=True)
 
 
-class UnsubscribeSchema(_Body):
+class UnsubscribeSchema(BrowserBody):
     """Any well-formed endpoint: the rules may have changed since it was stored."""
 
     endpoint = fields.String(
@@ -150,7 +152,7 @@ class UnsubscribeSchema(_Body):
 PATH_OR_URL = {"description": "a path, or an http or https URL"}
 
 
-class ActionSchema(_Body):
+class ActionSchema(BrowserBody):
     """A button of a notification."""
 
     action = fields.String(required=True, metadata={"minLength": 1})
@@ -159,7 +161,7 @@ class ActionSchema(_Body):
     icon = fields.String(metadata=PATH_OR_URL)
 
 
-class NotificationSchema(_Body):
+class NotificationSchema(BrowserBody):
     """A notification (Declarative Web Push)."""
 
     title = fields.String(required=True, metadata={"minLength": 1})
@@ -179,7 +181,7 @@ def _validate_user_id(user_id: str) -> None:
         raise ValidationError(f"Must be 1 to {MAX_USER_ID_LENGTH} characters, and no control characters.")
 
 
-class RecipientSchema(_Body):
+class RecipientSchema(BrowserBody):
     """The recipient of a message: exactly one of user_id and everyone."""
 
     user_id = fields.String(validate=_validate_user_id, metadata=USER_ID)
@@ -192,7 +194,7 @@ class RecipientSchema(_Body):
             raise ValidationError("Must have either user_id or everyone.")
 
 
-class MessageSchema(_Body):
+class MessageSchema(BrowserBody):
     """A message and its recipient."""
 
     to = fields.Nested(
@@ -218,7 +220,7 @@ class MessageSchema(_Body):
         return message, data["to"].get("user_id", EVERYONE)
 
 
-class IdempotencyKeySchema(_Body):
+class IdempotencyKeySchema(BrowserBody):
     """Idempotency-Key header: a request with the same key is sent once."""
 
     idempotency_key = fields.String(
@@ -240,6 +242,8 @@ class MessageStatusSchema(MessageCreatedSchema):
     sent = fields.Integer(required=True)
     gone = fields.Integer(required=True)
     failed = fields.Integer(required=True)
+    shown = fields.Integer(required=True, metadata={"description": "devices, a lower bound"})
+    clicked = fields.Integer(required=True, metadata={"description": "devices, a lower bound"})
 
 
 class SubscriptionCountSchema(Schema):

@@ -37,7 +37,13 @@ from .schemas import (
 
 STATIC = Path(__file__).parent.parent / "static"
 TOKEN_ENDPOINTS = {"pushapp.create_message", "pushapp.get_message"}
-PUBLIC_ENDPOINTS = {"pushapp.vapid_public_key", "pushapp.client", "pushapp.service_worker", "pushapp.renew"}
+PUBLIC_ENDPOINTS = {
+    "pushapp.client",
+    "pushapp.create_receipt",
+    "pushapp.renew",
+    "pushapp.service_worker",
+    "pushapp.vapid_public_key",
+}
 
 
 class Blueprint(SmorestBlueprint):  # type: ignore[misc]  # flask-smorest has no types

@@ -70,6 +70,14 @@ CLICK_NOTIFICATION = """
     }
     return true;
 """
+# As the system's alerts do when the user dismisses one.
+DISMISS_NOTIFICATION = """
+    const titleOf = (alert) => alert.document.getElementById("alertTitleLabel")?.value;
+    const alert = [...Services.wm.getEnumerator("alert:alert")].find((alert) => titleOf(alert) === args[0]);
+    if (alert?.document.readyState !== "complete") return false;
+    alert.gAlertListener.observe(null, "alertfinished", alert.gAlertCookie);
+    return true;
+"""
 
 
 class Firefox(Browser):
@@ -161,6 +169,10 @@ class Firefox(Browser):
     def click_notification(self, title: str, action: str | None = None) -> None:
         """Wait until a notification with this title is shown, and click it, or one of its actions."""
         wait_until(lambda: self.run_privileged(CLICK_NOTIFICATION, title, action))
+
+    def dismiss_notification(self, title: str) -> None:
+        """Wait until a notification with this title is shown, and dismiss it."""
+        wait_until(lambda: self.run_privileged(DISMISS_NOTIFICATION, title))
 
     def screenshot(self, path: Path, width: int, height: int) -> None:
         """Save a screenshot of the page, in a window of this size in pixels."""

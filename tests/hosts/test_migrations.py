@@ -47,7 +47,15 @@ def create_app():
         Migrate(app, db, **in_env)
     return app
 """
-OURS = {"push_subscriptions", "push_failures", "push_messages", "push_batches", "push_outcomes"}
+OURS = {
+    "push_subscriptions",
+    "push_failures",
+    "push_messages",
+    "push_batches",
+    "push_outcomes",
+    "push_receipts",
+    "push_receipt_counts",
+}
 VERSIONS = {"alembic_version", "push_alembic_version"}
 
 

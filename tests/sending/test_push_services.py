@@ -21,7 +21,7 @@ def push_services(*trusted: str) -> PushServices:
 
 async def send(delivery: PushServices, subscriptions: Sequence[dict[str, Any]]) -> list[Outcome]:
     recipients = [recipient(body, number) for number, body in enumerate(subscriptions)]
-    return await delivery.deliver(recipients, MESSAGE.payload(), **options(MESSAGE))
+    return await delivery.deliver(recipients, lambda _recipient: MESSAGE.payload(), **options(MESSAGE))
 
 
 def deliver(

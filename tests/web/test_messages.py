@@ -44,6 +44,7 @@ def test_a_message_is_sent_and_its_status_returned(
     assert found.status_code == 200
     assert found.json == {
         "id": response.json["id"], "state": "done", "recipients": 1, "sent": 1, "gone": 0, "failed": 0,
+        "shown": 0, "clicked": 0,
     }  # fmt: skip
     (push,) = push_server.pushes_to(body)
     assert push.message == {"web_push": 8030, "notification": shown}
