@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from ..circuit_breaker import Bulkhead, CallRejectedError, CircuitBreaker
-from ..webpush.client import CONNECT_TIMEOUT, Client, Recipient
+from ..webpush.client import Client, Recipient
 from ..webpush.responses import RETRY, Outcome, Result
+from ..webpush.transport import CONNECT_TIMEOUT
 
 MAX_CONCURRENCY_PER_ORIGIN = 64  # messages of one batch
 FAILURE_THRESHOLD = 10  # consecutive failures

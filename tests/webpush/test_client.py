@@ -60,8 +60,18 @@ RESPONSES: list[tuple[Response, str]] = [
     ((500, {}, b"<h1>Oops</h1>"), "retry"),
     ((503, {"Retry-After": "Fri, 31 Dec 2100 23:59:59 GMT"}, b""), "retry"),
     (b"", "retry"),
-    (b"HTTP/1.1 201 Created\r\nContent-Length: 100\r\n\r\ntruncated", "retry"),
+    (b"HTTP/1.1 201 Created\r\nContent-Length: 100\r\n\r\ntruncated", "sent"),
     (b"\x00\xff not HTTP\r\n\r\n", "retry"),
+    (b"ICY 200 OK\r\n\r\n", "retry"),
+    (b"HTTP/1.1 abc\r\n\r\n", "retry"),
+    (b"HTTP/1.1 000 x\r\n\r\n", "retry"),
+    (b"HTTP/1.1 2000 x\r\n\r\n", "retry"),
+    (b"HTTP/1.1 201 Created\r\nno colon\r\n\r\n", "retry"),
+    (b"HTTP/1.1 201 Created\r\nA: \0\r\n\r\n", "retry"),
+    (b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000, "retry"),
+    (b"HTTP/1.0 201 Created\n\n", "sent"),
+    (b"HTTP/1.1 201\r\n\r\n", "sent"),
+    (b"HTTP/1.1 201 Created\r\nContent-Encoding: gzip\r\n\r\nnot compressed", "sent"),
     (b"HTTP/1.1 201 Created\r\n" + b"X: y\r\n" * 100_000, "retry"),
     (b"HTTP/1.1 201 Created\r\nX: " + b"y" * 1_000_000 + b"\r\n\r\n", "retry"),
 ]
@@ -71,13 +81,14 @@ RESPONSES: list[tuple[Response, str]] = [
 def test_a_response_is_classified(push_server: PushServer, response: Response, result: str) -> None:
     subscriptions = [push_server.subscription(response), push_server.subscription()]
     assert results(deliver(push_server, subscriptions, rounds=2)) == [result, "sent"] * 2
-    assert push_server.requests == 4  # no redirect was followed
+    # No redirect was followed. libcurl repeats a request once if a reused connection ends without a response.
+    assert push_server.requests == 4 or (response == b"" and push_server.requests <= 6)
 
 
 def test_a_missing_response_delays_only_its_own_message(
     push_server: PushServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pushapp.webpush.client.TOTAL_TIMEOUT", 1)
+    monkeypatch.setattr("pushapp.webpush.transport.TOTAL_TIMEOUT", 1)
     end_of_test = threading.Event()
     subscriptions = [
         push_server.subscription(lambda: end_of_test.wait(5)),
