@@ -20,9 +20,9 @@ from werkzeug.serving import run_simple
 from . import demo as demo_site
 from . import keys as push_keys
 from . import subscriptions
-from .database import engine, is_transient, summarize
+from .database import is_transient, summarize
 from .schema import alembic_config
-from .sending import audience, outbox
+from .sending import failures, outbox
 from .sending.audience import EVERYONE
 from .sending.worker import DEFAULT_CONCURRENCY, describe, run_worker
 from .web.schemas import SubscriptionSummarySchema
@@ -149,7 +149,7 @@ def prune() -> None:
 
     Workers do this every night.
     """
-    click.echo(f"Deleted {audience.prune()} expired subscriptions.")
+    click.echo(f"Deleted {failures.prune()} expired subscriptions.")
     click.echo(f"Deleted {outbox.prune()} old messages.")
 
 
@@ -191,10 +191,9 @@ def send_command(user: str | None, everyone: bool, **fields: Any) -> None:
         except MessageError as error:
             raise click.UsageError(str(error)) from None
     status = outbox.status(message_id)
-    pending = status.recipients - status.sent - status.gone - status.failed
     is_exact = status.fan_out_complete or status.recipients < outbox.RECIPIENT_COUNT_LIMIT
     more = "" if is_exact else " or more"
-    counts = f"{status.sent} sent, {status.gone} gone, {status.failed} failed, {pending}{more} queued"
+    counts = f"{status.sent} sent, {status.gone} gone, {status.failed} failed, {status.pending}{more} queued"
     click.echo(f"Message {status.id}: {counts}.")
 
 
@@ -204,17 +203,15 @@ def send_command(user: str | None, everyone: bool, **fields: Any) -> None:
     type=click.IntRange(1),
     default=DEFAULT_CONCURRENCY,
     show_default=True,
-    help="Batches (up to 250 recipients) sent concurrently.",
+    help="Messages in flight.",
 )
-@click.option("--drain", is_flag=True, help="Exit when the queue is empty.")
+@click.option("--drain", is_flag=True, help="Exit when nothing is due.")
 def worker(concurrency: int, drain: bool) -> None:
     """Process the send queue.
 
-    Run any number of workers, on any number of machines. SIGTERM and Ctrl+C shut down gracefully; jobs
-    of a killed worker are retried within 30 s.
+    Run any number of workers, on any number of machines; on SQLite one. SIGTERM and Ctrl+C shut down
+    gracefully; what a killed worker was sending is sent by another within a minute.
     """
-    if engine().dialect.name != "postgresql":
-        raise click.ClickException("the queue needs PostgreSQL: on SQLite, messages are sent synchronously")
     _log_to_stderr()
     try:
         asyncio.run(run_worker(app_ctx.app, concurrency=concurrency, drain=drain))

@@ -159,7 +159,7 @@ def sending_app(
     make_app: Callable[..., Flask], push_server: PushServer, monkeypatch: pytest.MonkeyPatch
 ) -> Flask:
     """An application that sends to `push_server`, with retries in milliseconds and no open circuits."""
-    monkeypatch.setattr("pushapp.sending.batches.INITIAL_BACKOFF", 0.02)
+    monkeypatch.setattr("pushapp.sending.recording.INITIAL_BACKOFF", 0.02)
     monkeypatch.setattr("pushapp.sending.worker.POLL_INTERVAL", 0.05)
     monkeypatch.setattr("pushapp.sending.synchronous.RETRY_WINDOW", timedelta(seconds=1))
     monkeypatch.setattr("pushapp.sending.push_services.FAILURE_THRESHOLD", 10**6)

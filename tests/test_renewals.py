@@ -9,7 +9,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from pushapp.database import transaction
-from pushapp.sending import audience
+from pushapp.sending import audience, failures
 from tests.conftest import signed_in
 from tests.support.http import post, rows
 from tests.support.subscriptions import subscription
@@ -100,7 +100,7 @@ def test_a_410_for_the_old_endpoint_does_not_delete_the_renewed_row(app: Flask, 
         recipients = audience.load_recipients(connection, "alice", 0, 2**62, None)
     renew(app, old, subscription())
     with app.app_context(), transaction() as connection:
-        audience.delete_gone(connection, recipients)
+        failures.delete_gone(connection, recipients)
     assert len(rows(app)) == 1
 
 

@@ -1,18 +1,20 @@
 """Messages: create one with its jobs, report its delivery status, delete old ones."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from sqlalchemy import Connection, delete, exists, func, select
+from sqlalchemy import Connection, Row, delete, exists, false, func, select
 
 from ..database import autocommit, engine, transaction
 from ..extensions import INSERTS
 from ..models import PushBatch, PushMessage, PushOutcome, normalize_user_id
 from ..webpush.message import Message, MessageError
-from . import audience, receipts
+from . import audience, failures, receipts
 from .audience import EVERYONE, Everyone
-from .batches import FAN_OUT_PENDING, add_batch, fan_out
+from .batches import FAN_OUT_PENDING, add_batch
+from .clock import database_time
 from .queue import DELIVER, FAN_OUT, ScheduledBatch, enqueue
 
 MESSAGE_RETENTION = timedelta(days=30)  # of finished messages
@@ -29,14 +31,23 @@ class Status:
     """Delivery status of a message."""
 
     id: int
-    state: str  # queued, sending, done
+    state: str  # scheduled, queued, sending, done, cancelled
     recipients: int
-    sent: int
-    gone: int
-    failed: int
-    shown: int
-    clicked: int
-    fan_out_complete: bool  # `recipients` is final
+    sent: int = 0
+    gone: int = 0
+    failed: int = 0
+    expired: int = 0
+    replaced: int = 0
+    cancelled: int = 0
+    shown: int = 0
+    clicked: int = 0
+    fan_out_complete: bool = True  # `recipients` is final
+
+    @property
+    def pending(self) -> int:
+        """Recipients without a recorded outcome."""
+        recorded = self.sent + self.gone + self.failed + self.expired + self.replaced + self.cancelled
+        return self.recipients - recorded
 
 
 class MessageNotFoundError(LookupError):
@@ -69,7 +80,7 @@ def send(
         message_id, scheduled = _create_message(connection, message, user_id, idempotency_key)
         enqueue(connection, FAN_OUT if to is EVERYONE else DELIVER, scheduled)
     if engine().dialect.name == "sqlite":
-        _deliver_now(message_id, scheduled, on_progress)
+        _deliver_now(message_id, on_progress)
     return message_id
 
 
@@ -78,7 +89,7 @@ def send_to_subscription(message: Message, user_id: str, subscription_id: int) -
     with transaction() as connection:
         if not audience.load_recipients(connection, user_id, 0, 0, [subscription_id]):
             return None
-        now = datetime.now(UTC)
+        now = database_time(connection)
         row = {"user_id": user_id, "message": message.to_dict(), "recipients": 1, "created_at": now}
         insert = PushMessage.__table__.insert().values(row).returning(_message.id)
         message_id: int = connection.execute(insert).scalar_one()
@@ -86,25 +97,20 @@ def send_to_subscription(message: Message, user_id: str, subscription_id: int) -
         scheduled = [add_batch(connection, message_id, now, size=1, **ids)]
         enqueue(connection, DELIVER, scheduled)
     if engine().dialect.name == "sqlite":
-        _deliver_now(message_id, scheduled, _ignore_progress)
+        _deliver_now(message_id, _ignore_progress)
     return message_id
 
 
-def _deliver_now(
-    message_id: int, scheduled: Sequence[ScheduledBatch], on_progress: Callable[[int, int], None]
-) -> None:
+def _deliver_now(message_id: int, on_progress: Callable[[int, int], None]) -> None:
     from .synchronous import deliver  # noqa: PLC0415  # where there is a queue, only workers need the client
 
-    if not status(message_id).fan_out_complete:
-        scheduled = [batch for pending in scheduled for chunk in fan_out(pending.batch_id) for batch in chunk]
-    total = status(message_id).recipients
-    deliver(scheduled, lambda done: on_progress(done, total))
+    deliver(message_id, lambda done: on_progress(done, status(message_id).recipients))
 
 
 def _create_message(
     connection: Connection, message: Message, user_id: str | None, idempotency_key: str | None
 ) -> tuple[int, list[ScheduledBatch]]:
-    now = datetime.now(UTC)
+    now = database_time(connection)
     limit = RECIPIENT_COUNT_LIMIT if user_id is None else None
     found = audience.ranges(connection, user_id, limit=limit)
     row = {
@@ -138,18 +144,39 @@ def status(message_id: int) -> Status:
         unsent = exists().where(_batch.message_id == message_id)
         pending = exists().where(_batch.message_id == message_id, _batch.size == FAN_OUT_PENDING)
         row = connection.execute(
-            select(_message.recipients, unsent, pending).where(_message.id == message_id)
+            select(
+                _message.recipients,
+                _message.cancelled_at,
+                func.coalesce(_message.send_at > database_time(connection), false()).label("is_scheduled"),
+                unsent.label("is_unsent"),
+                pending.label("is_pending"),
+            ).where(_message.id == message_id)
         ).one_or_none()
         if row is None:
             raise MessageNotFoundError
         sums = select(_outcome.outcome, func.sum(_outcome.count)).where(_outcome.message_id == message_id)
         counts = {name: int(number) for name, number in connection.execute(sums.group_by(_outcome.outcome))}
         reported = receipts.counts(connection, message_id)
-    recipients, is_unsent, is_pending = row
-    state = "done" if not is_unsent else "sending" if counts else "queued"
-    sent, gone, failed = (counts.get(name, 0) for name in ("sent", "gone", "failed"))
-    shown, clicked = reported["shown"], reported["clicked"]
-    return Status(message_id, state, recipients, sent, gone, failed, shown, clicked, not is_pending)
+    state = _state(row, is_recorded=bool(counts))
+    return Status(
+        id=message_id,
+        state=state,
+        recipients=row.recipients,
+        fan_out_complete=not row.is_pending,
+        shown=reported["shown"],
+        clicked=reported["clicked"],
+        **counts,
+    )
+
+
+def _state(row: Row[Any], *, is_recorded: bool) -> str:
+    if row.cancelled_at:
+        return "cancelled"
+    if not row.is_unsent:
+        return "done"
+    if row.is_scheduled and not is_recorded:
+        return "scheduled"
+    return "sending" if is_recorded else "queued"
 
 
 def prune() -> int:
@@ -174,5 +201,5 @@ def prune() -> int:
     after_id: int | None = 0
     while after_id is not None:
         with transaction() as connection:
-            after_id = audience.delete_orphaned_failures(connection, after_id, PRUNE_BATCH_SIZE)
+            after_id = failures.delete_orphaned_failures(connection, after_id, PRUNE_BATCH_SIZE)
     return pruned

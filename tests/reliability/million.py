@@ -20,7 +20,7 @@ from sqlalchemy import event
 
 from pushapp import EVERYONE, Message, create_app, send, subscriptions
 from pushapp.database import engine, transaction
-from pushapp.sending import audience, batches, outbox
+from pushapp.sending import batches, failures, outbox
 from pushapp.subscriptions import Subscription
 from pushapp.webpush.responses import GONE, SENT, Counted, Outcome, Result
 from tests.reliability.common import KEYS, Report, database_server, scalar
@@ -141,7 +141,7 @@ def operations(app: Flask) -> dict[str, Callable[[], object]]:
         "list": lambda: subscriptions.list_for(random_user()),
         "send to one user": lambda: send(Message(title="Hello"), to=random_user()),
         "start of a fan-out": start_of_fan_out,
-        f"prune {EXPIRED} expired subscriptions": audience.prune,
+        f"prune {EXPIRED} expired subscriptions": failures.prune,
     }
 
 

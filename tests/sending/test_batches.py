@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from pushapp import EVERYONE, Message
 from pushapp.database import engine, transaction
-from pushapp.sending import audience, batches
+from pushapp.sending import audience, batches, claims, recording
 from pushapp.webpush.responses import RETRY, SENT
 from tests.conftest import signed_in
 from tests.support.http import post, rows
@@ -220,17 +220,14 @@ def test_outcomes_of_a_batch_are_recorded_once(app: Flask, push_server: PushServ
         subscribe(app, push_server)
     message_id = enqueue(app, "alice")
     with app.app_context():
-        batch = batches.load_batch(scalar(app, "SELECT id FROM push_batches"))
+        batch = claims.claim(scalar(app, "SELECT id FROM push_batches"), owner=1)
         assert batch is not None
-        retry_until = datetime.now(UTC) + timedelta(hours=1)
+        outcomes = list(zip(batch.recipients, [SENT, SENT, RETRY], strict=True))
         recorded = []
-        for _ in range(2):  # two workers have sent it
+        for _ in range(2):  # by two threads of a worker, or two workers
             with transaction() as connection:
-                recorded.append(batches.record_outcomes(connection, batch, [SENT, SENT, RETRY], retry_until))
-    (first_counts, first_retries), second = recorded
-    assert first_counts == {"sent": 2, "retry": 1}
-    assert len(first_retries) == 1
-    assert second == ({}, [])
+                recorded.append(recording.record(connection, batch, 1, recording.Report(outcomes)))
+    assert recorded == [{"sent": 2, "later": 1}, None]
     assert counts(status(app, message_id)) == (2, 0, 0)
     assert scalar(app, "SELECT count(*) FROM push_batches") == 1
 
