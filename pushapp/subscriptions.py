@@ -20,14 +20,12 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import IntegrityError
 
-from . import keys
+from . import keys, signals
 from .database import autocommit, deadline_after, transaction
 from .extensions import INSERTS
 from .models import PushSubscription, hash_endpoint, hash_possession
 
-RENEWAL_TRIES = 5
 ADVISORY_LOCK_KEY = 0x70757368  # "push"; taken by writes to several rows, which are rare
 
 
@@ -94,19 +92,24 @@ _LIST = select(*_LISTED).where(_own).order_by(_column.id)
 _BY_ID = and_(_own, _column.id == bindparam("subscription_id"))
 _GET = select(*_LISTED).where(_BY_ID)
 _ID_OF = select(_column.id).where(_own, _same_endpoint)
-_DELETE = delete(_table).where(_own, _same_endpoint)
-_DELETE_BY_ID = delete(_table).where(_BY_ID)
-_DELETE_OF_OTHERS = delete(_table).where(_same_browser_of_other)
+_ROW = (_column.id, _column.user_id)
+_DELETE = delete(_table).where(_own, _same_endpoint).returning(*_ROW)
+DELETE_BY_ID = delete(_table).where(_BY_ID).returning(*_ROW)
+DELETE_OF_OTHERS = delete(_table).where(_same_browser_of_other).returning(*_ROW)
 _SELECT_KEY_OF_OTHERS = select(_column.vapid_key).where(_same_browser_of_other).limit(1)
-_DELETE_OLDEST = delete(_table).where(
-    _own,
-    not_(_same_endpoint),
-    _column.id.not_in(
-        select(_column.id)
-        .where(_own, not_(_same_endpoint))
-        .order_by(_column.updated_at.desc(), _column.id.desc())
-        .limit(bindparam("limit"))
-    ),
+_DELETE_OLDEST = (
+    delete(_table)
+    .where(
+        _own,
+        not_(_same_endpoint),
+        _column.id.not_in(
+            select(_column.id)
+            .where(_own, not_(_same_endpoint))
+            .order_by(_column.updated_at.desc(), _column.id.desc())
+            .limit(bindparam("limit"))
+        ),
+    )
+    .returning(*_ROW)
 )
 
 
@@ -118,11 +121,40 @@ def _upsert(dialect: str) -> Executable:
     changed["vapid_key"] = _given_or_stored("given_key", _column.vapid_key)
     statement: Executable = row.on_conflict_do_update(
         index_elements=["user_id", "endpoint_hash"], set_=changed
-    )
+    ).returning(_column.id, _column.created_at)
     return statement
 
 
 _UPSERT = {dialect: _upsert(dialect) for dialect in INSERTS}
+
+
+class Changes:
+    """Rows that were added and deleted, for the signals."""
+
+    def __init__(self) -> None:
+        self._added: dict[int, str] = {}  # users by id
+        self._deleted: dict[int, str] = {}
+
+    def store(self, connection: Connection, row: Mapping[str, Any]) -> None:
+        """Insert or update a row."""
+        stored = connection.execute(_UPSERT[connection.dialect.name], _columns(row)).one()
+        if stored.created_at == row["created_at"]:  # else there was one
+            self._added[stored.id] = row["user_id"]
+
+    def delete(self, connection: Connection, statement: Executable, row: Mapping[str, Any]) -> None:
+        """Execute a statement that deletes rows."""
+        self._deleted.update((deleted.id, deleted.user_id) for deleted in connection.execute(statement, row))
+
+    def announce(self) -> bool:
+        """Send the signals, after the commit; return whether any row was deleted."""
+        for changed, other, signal in (
+            (self._added, self._deleted, signals.subscribed),
+            (self._deleted, self._added, signals.unsubscribed),
+        ):
+            for subscription_id, user_id in changed.items():
+                if subscription_id not in other:
+                    signals.send(signal, subscription_id=subscription_id, user_id=user_id)
+        return bool(self._deleted)
 
 
 class _State(NamedTuple):
@@ -141,51 +173,42 @@ def save(user_id: str, subscription: Subscription) -> int:
     user is over the limit, or the browser has another user.
     """
     limit = current_app.config["PUSH_MAX_SUBSCRIPTIONS_PER_USER"]
-    row = _row(user_id, subscription)
+    row = row_of(user_id, subscription)
     deadline = deadline_after()
+    changes = Changes()
     with autocommit(deadline) as connection:
         state = _select_state(connection, row)
         is_new = not (state.is_stored or state.is_replaced or state.is_owned_by_other)
         if is_new and state.others < limit:
-            connection.execute(_UPSERT[connection.dialect.name], _columns(row))
+            changes.store(connection, row)
             state = _select_state(connection, row)
         if state.is_replaced and not state.is_owned_by_other:
             # This request was sent before the browser's renewal was stored, and arrived after it.
             connection.execute(_DELETE, row)
             return connection.execute(_COUNT, row).scalar_one()
-    if state.is_stored and not state.is_owned_by_other and state.total <= limit:
-        return state.total
-    return _reconcile(row, limit, deadline)
-
-
-def renew(endpoint: str, auth: str, subscription: Subscription) -> bool:
-    """Replace the subscription with this endpoint and `auth`, and return whether it existed.
-
-    The row keeps its id, user and label, and a row that has the new endpoint already is deleted. Whoever has
-    the old `auth` is the browser: no user is asked for.
-    """
-    old = {"endpoint_hash": hash_endpoint(endpoint), "keys_auth": auth}
-    deadline = deadline_after()
-    for _ in range(RENEWAL_TRIES):
-        try:
-            with transaction(deadline) as connection:
-                return _replace(connection, old, hash_possession(endpoint, auth), subscription)
-        except IntegrityError:  # a concurrent request has stored the new endpoint: now it is visible
-            continue
-    return False
+    total = state.total
+    if not state.is_stored or state.is_owned_by_other or total > limit:
+        total = _reconcile(row, limit, deadline, changes)
+    changes.announce()
+    return total
 
 
 def remove(user_id: str, endpoint: str) -> int:
     """Delete a user's subscription by its endpoint, if it exists, and return the user's count."""
+    changes = Changes()
     with autocommit() as connection:
-        connection.execute(_DELETE, {"user_id": user_id, "endpoint_hash": hash_endpoint(endpoint)})
-        return connection.execute(_COUNT, {"user_id": user_id}).scalar_one()
+        changes.delete(connection, _DELETE, {"user_id": user_id, "endpoint_hash": hash_endpoint(endpoint)})
+        count: int = connection.execute(_COUNT, {"user_id": user_id}).scalar_one()
+    changes.announce()
+    return count
 
 
 def remove_by_id(user_id: str, subscription_id: int) -> bool:
     """Delete a user's subscription by its id, and return whether it existed."""
+    changes = Changes()
     with autocommit() as connection:
-        return connection.execute(_DELETE_BY_ID, _id(user_id, subscription_id)).rowcount > 0
+        changes.delete(connection, DELETE_BY_ID, _id(user_id, subscription_id))
+    return changes.announce()
 
 
 def id_of(user_id: str, endpoint: str) -> int | None:
@@ -214,7 +237,8 @@ def _id(user_id: str, subscription_id: int) -> dict[str, Any]:
     return {"user_id": user_id, "subscription_id": subscription_id}
 
 
-def _row(user_id: str, subscription: Subscription) -> dict[str, Any]:
+def row_of(user_id: str, subscription: Subscription) -> dict[str, Any]:
+    """Return the parameters of the statements for a user's subscription."""
     now = datetime.now(UTC)
     return {
         "user_id": user_id,
@@ -242,55 +266,27 @@ def _select_state(connection: Connection, row: Mapping[str, Any]) -> _State:
     return _State(total, others, stored > 0, replaced > 0, bool(owned_by_other) and one_user)
 
 
-def _lock(connection: Connection) -> None:
+def lock(connection: Connection) -> None:
+    """Let writes to several rows take turns until the end of the transaction."""
     # Serialized, to avoid deadlocks over several rows. On SQLite the first write locks the file.
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK_KEY)))
 
 
-def _reconcile(row: Mapping[str, Any], limit: int, deadline: float) -> int:
+def _reconcile(row: Mapping[str, Any], limit: int, deadline: float, changes: Changes) -> int:
     while True:
         with transaction(deadline) as connection:
-            _lock(connection)
+            lock(connection)
             if row["given_key"] is None:
                 # The browser that has to move here keeps its key.
                 moved_key = connection.execute(_SELECT_KEY_OF_OTHERS, row).scalar()
                 row = {**row, "vapid_key": moved_key or row["vapid_key"]}
-            connection.execute(_UPSERT[connection.dialect.name], _columns(row))
+            changes.store(connection, row)
             if current_app.config["PUSH_BROWSER_HAS_ONE_USER"]:
-                connection.execute(_DELETE_OF_OTHERS, row)
-            connection.execute(_DELETE_OLDEST, {**row, "limit": limit - 1})
+                changes.delete(connection, DELETE_OF_OTHERS, row)
+            changes.delete(connection, _DELETE_OLDEST, {**row, "limit": limit - 1})
         with autocommit(deadline) as connection:
             state = _select_state(connection, row)
         # Not stored: a later request has reassigned the browser or changed its keys.
         if state.total <= limit and not (state.is_stored and state.is_owned_by_other):
             return state.total
-
-
-def _replace(
-    connection: Connection, old: Mapping[str, Any], possession: bytes, subscription: Subscription
-) -> bool:
-    _lock(connection)
-    replaced = connection.execute(_SELECT_REPLACED, old).all()
-    one_user = current_app.config["PUSH_BROWSER_HAS_ONE_USER"]
-    for position, (row_id, user_id) in enumerate(replaced):
-        row = _row(user_id, subscription)
-        if position and one_user:
-            connection.execute(_DELETE_BY_ID, _id(user_id, row_id))
-            continue
-        connection.execute(_DELETE_SAME_ENDPOINT, row | {"subscription_id": row_id})
-        if one_user:
-            connection.execute(_DELETE_OF_OTHERS, row)
-        changed = {name: row[name] for name in _RENEWED} | {"renewed_from": possession}
-        connection.execute(update(_table).where(_column.id == row_id).values(changed))
-    return bool(replaced)
-
-
-_RENEWED = ("endpoint", "endpoint_hash", "keys_p256dh", "keys_auth", "vapid_key", "expires_at", "updated_at")
-_SELECT_REPLACED = (
-    select(_column.id, _column.user_id)
-    .where(_same_endpoint, _column.keys_auth == bindparam("keys_auth"))
-    .order_by(_column.updated_at.desc(), _column.id.desc())
-    .with_for_update()
-)
-_DELETE_SAME_ENDPOINT = delete(_table).where(_own, _same_endpoint, _column.id != bindparam("subscription_id"))

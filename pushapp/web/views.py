@@ -9,7 +9,7 @@ from urllib.parse import quote
 from flask import Response, current_app, request
 from flask_smorest import Blueprint as SmorestBlueprint
 
-from .. import keys, subscriptions
+from .. import keys, renewals, subscriptions
 from ..models import MAX_ID
 from ..sending import outbox
 from ..sending.audience import Everyone
@@ -114,7 +114,7 @@ def subscribe(subscription: Subscription) -> dict[str, int]:
 @blueprint.response(200, OkSchema)
 def renew(body: dict[str, Any]) -> dict[str, Any]:
     """Replace a subscription by the one that the same browser has now."""
-    if not subscriptions.renew(body["endpoint"], body["auth"], body["subscription"]):
+    if not renewals.renew(body["endpoint"], body["auth"], body["subscription"]):
         errors.abort(404, "There is no subscription with this endpoint and auth.")
     return {}
 
