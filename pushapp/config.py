@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError
 
 from .database import POOL_TIMEOUT
 from .instance import load_or_create_secret
+from .standard_webhooks import check_url, parse_secret
 from .webpush.endpoints import parse_origin
 
 DEFAULT_DATABASE_URL = "sqlite:///pushapp.db"
@@ -119,6 +120,18 @@ def _url_prefix(name: str, value: object) -> str | None:
     return value
 
 
+def _optional(check_value: Callable[[object], object]) -> Callable[[str, object], object]:
+    def check(name: str, value: object) -> object:
+        try:
+            if value is not None:
+                check_value(value)
+        except ValueError as error:
+            raise ConfigurationError(f"{name} {error}") from None
+        return value
+
+    return check
+
+
 def _unchecked(_name: str, value: object) -> object:
     return value
 
@@ -138,6 +151,8 @@ SETTINGS: Mapping[str, Setting] = {
     "PUSH_VAPID_PRIVATE_KEY": Setting(None, _unchecked),  # `keys` checks these three
     "PUSH_VAPID_PRIVATE_KEY_FALLBACKS": Setting([], _unchecked),
     "PUSH_VAPID_SUBJECT": Setting(None, _unchecked),
+    "PUSH_WEBHOOK_SECRET": Setting(None, _optional(parse_secret)),
+    "PUSH_WEBHOOK_URL": Setting(None, _optional(check_url)),
 }
 
 # Flask's settings that decide who is signed in. A wrong one would fail late, or sign in anyone.
@@ -201,6 +216,10 @@ def load_push_config(app: Flask) -> None:
     for name, check in FLASK_CHECKS.items():
         if name in app.config:
             app.config[name] = check(name, app.config[name])
+    if app.config["PUSH_WEBHOOK_URL"] and not app.config["PUSH_WEBHOOK_SECRET"]:
+        raise ConfigurationError(
+            "PUSH_WEBHOOK_SECRET is not set: PUSH_WEBHOOK_URL needs it, to sign what is posted"
+        )
     if app.config["PUSH_RECEIPTS"] and not app.config["SECRET_KEY"]:
         raise ConfigurationError(
             "SECRET_KEY is not set: PUSH_RECEIPTS needs it, to sign the receipts' tokens"

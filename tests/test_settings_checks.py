@@ -60,6 +60,8 @@ INVALID = [
     *[("PUSH_TRUSTED_PUSH_SERVICES", value, "PUSH_TRUSTED_PUSH_SERVICES") for value in ("https://a.example", ["*"], [5], None)],
     *[("PUSH_VAPID_PRIVATE_KEY", value, "PUSH_VAPID_PRIVATE_KEY must be") for value in ("x", 5, b"x", ["x"])],
     *[("PUSH_VAPID_PRIVATE_KEY_FALLBACKS", value, "PUSH_VAPID_PRIVATE_KEY_FALLBACKS must be a list of") for value in ("x", 5, None, ["x"], [5], [None], [[]], {"a": 1})],
+    *[("PUSH_WEBHOOK_SECRET", value, "must be whsec_ and the base64") for value in ("", 5, "x", "whsec_", "whsec_x", "whsec_" + "A" * 28, "whsec_" + "A" * 100, "A" * 43 + "=", b"whsec_")],
+    *[("PUSH_WEBHOOK_URL", value, "must be an http or https URL") for value in ("", 5, "example.com", "ftp://example.com/", "https://", "https://user@example.com/", "https://exa mple.com/", "https://example.com/ü", "http://example.com:0/", ["https://example.com/"])],
     *[("PUSH_VAPID_SUBJECT", value, "PUSH_VAPID_SUBJECT must be") for value in ("x", "", 5, ["mailto:you@site.org"])],
 ]  # fmt: skip
 

@@ -1,8 +1,7 @@
 """Signals: sent once for what is committed; receivers that raise change nothing."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,25 +11,9 @@ from flask.testing import FlaskClient
 from pushapp import signals
 from tests.conftest import signed_in
 from tests.support.http import post, rows
+from tests.support.signals import received
 from tests.support.subscriptions import subscription
 from tests.support.threads import run_concurrently
-
-NAMES = ("subscribed", "unsubscribed", "subscription_gone", "message_done", "message_clicked")
-
-
-@contextmanager
-def received(app: Flask) -> Iterator[list[tuple[str, dict[str, Any]]]]:
-    """Record the signals of an application."""
-    found: list[tuple[str, dict[str, Any]]] = []
-    with ExitStack() as stack:
-        for name in NAMES:
-
-            def receive(sender: Flask, name: str = name, **values: Any) -> None:
-                assert sender is app
-                found.append((name, values))
-
-            stack.enter_context(getattr(signals, name).connected_to(receive, app))
-        yield found
 
 
 def ids(app: Flask) -> list[int]:

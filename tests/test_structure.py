@@ -26,7 +26,7 @@ PARTS = [
     ["extensions"],
     ["config"],
     ["signals"],
-    ["database", "instance"],
+    ["database", "instance", "standard_webhooks"],
     ["webpush"],
     ["circuit_breaker"],
 ]

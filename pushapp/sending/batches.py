@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, func, select, update
 
-from ..database import autocommit, transaction
+from ..database import autocommit
 from ..models import PushBatch, PushMessage
 from ..webpush.responses import Result
-from . import audience
+from . import audience, events
 from .clock import database_time
 from .queue import BROADCAST_PRIORITY, DELIVER, ScheduledBatch, enqueue
 from .recording import CANCELLED, add_counts
@@ -44,13 +44,15 @@ def fan_out(batch_id: int) -> Iterator[list[ScheduledBatch]]:
     """
     chunk = None
     while chunk != []:
-        with transaction() as connection:
-            chunk = _next_batches(connection, batch_id)
+        with events.recorded() as (connection, happened):
+            chunk = _next_batches(connection, batch_id, happened)
             enqueue(connection, DELIVER, chunk, BROADCAST_PRIORITY)
         yield chunk
 
 
-def _next_batches(connection: Connection, batch_id: int) -> list[ScheduledBatch]:
+def _next_batches(
+    connection: Connection, batch_id: int, happened: list[events.Event]
+) -> list[ScheduledBatch]:
     # The message is locked before its batches, as by `cancel`: no deadlock.
     of_batch = select(_batch.message_id).where(_batch.id == batch_id).scalar_subquery()
     message = connection.execute(
@@ -72,6 +74,7 @@ def _next_batches(connection: Connection, batch_id: int) -> list[ScheduledBatch]
     connection.execute(update(PushMessage.__table__).where(of_message).values(recipients=counted + added))
     if not found:
         connection.execute(delete(PushBatch.__table__).where(_batch.id == batch_id))
+        happened += events.done(connection, pending.message_id)
         return []
     progress = {"first_id": found[-1].last_id + 1, "claimed_at": now}
     connection.execute(update(PushBatch.__table__).where(_batch.id == batch_id).values(progress))

@@ -15,10 +15,10 @@ from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
 from .. import keys
-from ..database import deadline_after, is_transient, summarize, transaction
+from ..database import deadline_after, is_transient, summarize
 from ..models import MAX_ID
 from ..webpush.client import Client
-from . import claims, receipts, recording
+from . import claims, events, receipts, recording
 from .claims import Batch
 from .concurrency import CHECK_INTERVAL, Scheduler
 from .sender import BatchSender
@@ -85,6 +85,11 @@ class Engine:
         await asyncio.gather(*self._background, *self._deliveries, return_exceptions=True)
         await self._client.__aexit__(*exception)
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def app(self) -> Flask:
+        """The application whose messages are sent."""
+        return self._app
 
     @property
     def is_stopped(self) -> bool:
@@ -191,8 +196,16 @@ class Engine:
 
     def _in_transaction(self, record: Callable[..., T], batch: Batch, report: recording.Report) -> T:
         seconds = min(RECORDING_TIMEOUT, self._remaining_time())
-        with transaction(deadline_after(seconds)) as connection:
-            return record(connection, batch, self._owner, report)
+        with events.recorded(deadline_after(seconds)) as (connection, happened):
+            is_last = not report.remaining
+            if is_last:
+                events.lock(connection, batch.message_id)
+            report.deleted = []  # by an attempt that was rolled back
+            counts = record(connection, batch, self._owner, report)
+            happened.extend(events.gone(report.deleted))
+            if is_last and counts is not None:
+                happened.extend(events.done(connection, batch.message_id))
+        return counts
 
     def _remaining_time(self) -> float:
         return max(0.1, self._deadline - time.monotonic()) if self._deadline else math.inf

@@ -11,7 +11,7 @@ from ..database import autocommit, engine, transaction
 from ..extensions import INSERTS
 from ..models import PushBatch, PushMessage, PushOutcome, normalize_user_id
 from ..webpush.message import Message, MessageError
-from . import audience, failures, receipts
+from . import audience, events, failures, receipts
 from .audience import EVERYONE, Everyone
 from .batches import FAN_OUT_PENDING, add_batch
 from .clock import database_time
@@ -76,8 +76,8 @@ def send(
     user_id = None if to is EVERYONE else normalize_user_id(to)
     if user_id is None and to is not EVERYONE:
         raise MessageError("to", "Must be a user's id, or everyone.")
-    with transaction() as connection:
-        message_id, scheduled = _create_message(connection, message, user_id, idempotency_key)
+    with events.recorded() as (connection, happened):
+        message_id, scheduled = _create_message(connection, message, user_id, idempotency_key, happened)
         enqueue(connection, FAN_OUT if to is EVERYONE else DELIVER, scheduled)
     if engine().dialect.name == "sqlite":
         _deliver_now(message_id, on_progress)
@@ -108,7 +108,11 @@ def _deliver_now(message_id: int, on_progress: Callable[[int, int], None]) -> No
 
 
 def _create_message(
-    connection: Connection, message: Message, user_id: str | None, idempotency_key: str | None
+    connection: Connection,
+    message: Message,
+    user_id: str | None,
+    idempotency_key: str | None,
+    happened: list[events.Event],
 ) -> tuple[int, list[ScheduledBatch]]:
     now = database_time(connection)
     limit = RECIPIENT_COUNT_LIMIT if user_id is None else None
@@ -132,6 +136,8 @@ def _create_message(
         return message_id, [
             add_batch(connection, message_id, now, first_id=0, last_id=last_id, size=FAN_OUT_PENDING)
         ]
+    if not found:
+        happened += events.done(connection, message_id)
     return message_id, [add_batch(connection, message_id, now, **one_range._asdict()) for one_range in found]
 
 

@@ -1,21 +1,24 @@
 """Receipts: what browsers report of a message, each event once a device."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flask import current_app
 from sqlalchemy import ColumnElement, Connection, delete, func, literal_column, select, text
 
-from ..database import autocommit, transaction
-from ..models import PushReceipt, PushReceiptCount
+from ..database import autocommit, engine, transaction
+from ..models import PushReceipt, PushReceiptCount, PushSubscription
 from ..webpush.receipts import Tokens
+from . import events
 
-EVENTS = ("shown", "clicked", "closed")
+CLICKED = "clicked"
+EVENTS = ("shown", CLICKED, "closed")
 SHARDS = 16  # rows a count: those who report at once would wait for a single one
 DELETE_BATCH_SIZE = 5_000  # receipts a transaction
 
 _receipt = PushReceipt.__table__.c
 _count = PushReceiptCount.__table__.c
+_subscription = PushSubscription.__table__.c
 _ROW_ID: dict[str, ColumnElement[Any]] = {
     "postgresql": literal_column("ctid"),
     "sqlite": literal_column("rowid"),
@@ -43,21 +46,36 @@ def tokens() -> Tokens:
     return Tokens([current_app.config["SECRET_KEY"], *fallbacks])
 
 
-def record(message_id: int, subscription_id: int, event: str) -> bool:
-    """Record and count an event of a device, and return whether it is the first one.
+def record(message_id: int, subscription_id: int, event: str, action: str | None = None) -> None:
+    """Record and count an event of a device, unless it is recorded already.
 
     Events of messages that have been deleted are ignored.
     """
     row = {"message_id": message_id, "subscription_id": subscription_id, "event": event}
     row["shard"] = subscription_id % SHARDS
-    with autocommit() as connection:
-        if connection.dialect.name == "postgresql":  # one statement, so the count is locked for a moment only
-            return connection.execute(_RECORD, row).first() is not None
-    with transaction() as connection:
-        if connection.execute(_INSERT_ON_SQLITE, row).first() is None:
-            return False
-        connection.execute(_ADD_ON_SQLITE, row).all()
-        return True
+    if event != CLICKED and engine().dialect.name == "postgresql":
+        with autocommit() as connection:  # one statement, so the count is locked for a moment only
+            _add(connection, row)
+        return
+    with events.recorded() as (connection, happened):
+        if _add(connection, row) and event == CLICKED:
+            of_subscription = select(_subscription.user_id).where(_subscription.id == subscription_id)
+            data = {
+                "message_id": message_id,
+                "subscription_id": subscription_id,
+                "user_id": connection.execute(of_subscription).scalar(),
+                "action": action,
+            }
+            happened.append(events.Event("message.clicked", data))
+
+
+def _add(connection: Connection, row: Mapping[str, Any]) -> bool:
+    if connection.dialect.name == "postgresql":
+        return connection.execute(_RECORD, row).first() is not None
+    if connection.execute(_INSERT_ON_SQLITE, row).first() is None:
+        return False
+    connection.execute(_ADD_ON_SQLITE, row).all()
+    return True
 
 
 def counts(connection: Connection, message_id: int) -> dict[str, int]:

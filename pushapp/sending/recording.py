@@ -35,6 +35,7 @@ class Report:
     postponed: list[tuple[Any, float]] = field(default_factory=list)  # not begun; seconds to wait
     cancelled: list[Any] = field(default_factory=list)  # not begun, and not to be
     remaining: list[int] = field(default_factory=list)  # ids of recipients to report later
+    deleted: list[Any] = field(default_factory=list)  # subscriptions, while this was recorded
     missing: int = 0  # recipients that did not exist any more when the batch was claimed; negative: new ones
 
     @property
@@ -189,8 +190,11 @@ def _update_subscriptions(
     ]
     failures.record_sent(connection, sent)
     failures.clear_failures(connection, sent)
-    failures.record_failures(connection, failed)
-    failures.delete_gone(connection, [recipient for recipient, result in results if result == Result.GONE])
+    gone = [recipient for recipient, result in results if result == Result.GONE]
+    report.deleted = [
+        *failures.record_failures(connection, failed),
+        *failures.delete_gone(connection, gone),
+    ]
 
 
 def _host(endpoint: str) -> str:

@@ -41,4 +41,4 @@ def create_receipt(body: dict[str, Any]) -> None:
         message_id, subscription_id = receipts.tokens().verify(body["token"])
     except ValueError:
         abort(403, "The token is not one of ours.")
-    receipts.record(message_id, subscription_id, body["event"])
+    receipts.record(message_id, subscription_id, body["event"], body["action"] or None)
