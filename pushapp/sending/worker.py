@@ -23,9 +23,9 @@ from .queue import QUEUE
 from .tasks import procrastinate_app
 from .webhook_client import WebhookClient
 
-# Messages in flight: enough for a core at the 100 ms that push services take, where one push service has half
-# of them. What a killed worker had in flight may be sent twice, so not more.
-DEFAULT_CONCURRENCY = 256
+# Messages in flight: with half of them for one push service that takes 100 ms, enough for a core. What a
+# killed worker had in flight may be sent twice, so not more.
+DEFAULT_CONCURRENCY = 512
 JOBS = 4  # batches that are loaded at once
 HEARTBEAT_INTERVAL = 5  # seconds
 STALLED_AFTER = 20  # seconds without a heartbeat
@@ -118,7 +118,7 @@ async def _run_until_disconnected(connector: Connector, sending: Engine, stop: a
 
 def describe(error: ConnectorException | OperationalError | TimeoutError) -> str:
     """Return what a database error means, in one line."""
-    cause = error.__cause__ or error
+    cause = (error.__cause__ or error) if isinstance(error, ConnectorException) else error
     if isinstance(cause, UndefinedFunction | UndefinedTable | InvalidSchemaName):
         return MISSING_SCHEMA
     if isinstance(cause, OperationalError | TimeoutError):

@@ -36,7 +36,7 @@ class Response(NamedTuple):
 
     status: int
     retry_after: str | None = None
-    body: bytes = b""  # the beginning of it, where it was cut off
+    body: bytes = b""  # or the beginning of it
     error: str = ""
 
 
@@ -164,7 +164,7 @@ class _Exchange:
                 self._timer.cancel()
 
     def response(self, error: str) -> Response:
-        """Return the response that was received. Its status line counts, also if the body was cut off."""
+        """Return the response that was received. Its status counts, whatever became of the body."""
         if self._has_headers:
             return Response(self._status, self._retry_after, bytes(self._body))
         return Response(0, error=self._refused or error)

@@ -47,6 +47,7 @@ class PushServer(ThreadingHTTPServer):
         self.responses: dict[str, Response] = {}  # by path; 201 for other paths
         self.transient_responses: dict[str, list[Response]] = {}  # by path; the first ones, each once
         self.before_response: Callable[[], object] = lambda: None
+        self.after_response: Callable[[], object] = lambda: None  # of raw bytes
         self.errors: list[str] = []  # of requests
         self._lock = threading.Lock()
         self._keys: dict[str, tuple[ec.EllipticCurvePrivateKey, bytes]] = {}
@@ -126,6 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif isinstance(response, bytes):
             self.wfile.write(response)
+            self.server.after_response()
             self.close_connection = True
         else:
             status, headers, content = response

@@ -12,6 +12,7 @@ import pytest
 import pushapp.webpush.client
 from pushapp.webpush.message import Message
 from pushapp.webpush.responses import Counted, Result
+from pushapp.webpush.transport import TOTAL_TIMEOUT
 from tests.support.delivery import KEY_PAIR, MESSAGE, SUBJECT, Resolver, deliver, results
 from tests.support.deployment import certificate
 from tests.support.push_server import PushServer, Response
@@ -100,10 +101,18 @@ def test_a_missing_response_delays_only_its_own_message(
     end_of_test.set()
 
 
-def test_at_most_64_kib_of_a_response_are_read(push_server: PushServer) -> None:
+def test_at_most_64_kib_of_a_response_are_read(
+    push_server: PushServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pushapp.webpush.transport.BODY_TIMEOUT", 60)
+    end_of_test = threading.Event()
     head = b"HTTP/1.1 201 Created\r\nContent-Length: 1000000000\r\n\r\n"
     subscription = push_server.subscription(head + b"x" * 1_000_000)
+    push_server.after_response = lambda: end_of_test.wait(20)
+    began = time.monotonic()
     assert results(deliver(push_server, [subscription])) == ["sent"]
+    assert time.monotonic() - began < TOTAL_TIMEOUT - 1
+    end_of_test.set()
 
 
 def test_a_refused_connection_is_retried(push_server: PushServer) -> None:

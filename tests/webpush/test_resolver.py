@@ -1,6 +1,8 @@
 """Protection against SSRF and DNS rebinding, and name servers that do not respond."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from pushapp.webpush.client import Client
 from pushapp.webpush.responses import Counted, Outcome
 from pushapp.webpush.vapid import Signers
 from tests.support.delivery import KEY_PAIR, SUBJECT, Resolver, deliver, push, results
+from tests.support.deployment import ROOT
 from tests.support.push_server import PushServer
 
 PRIVATE_ADDRESSES = [
@@ -211,3 +214,18 @@ def test_an_old_address_is_replaced(push_server: PushServer, monkeypatch: pytest
 def test_names_are_looked_up_in_the_hosts_file(push_server: PushServer) -> None:
     subscription = named(push_server, "localhost")
     assert results(deliver(push_server, [subscription])) == ["sent"]
+
+
+HANGING = """
+import time
+from tests.webpush.test_transport import push_to, results
+import pushapp.webpush.transport
+pushapp.webpush.transport.CONNECT_TIMEOUT = 0.1
+print(results(push_to(["https://push.example.net/x"], trusted=[], resolve=lambda *_: time.sleep(60))))
+"""
+
+
+def test_the_end_of_a_program_waits_for_no_look_up() -> None:
+    command = [sys.executable, "-c", HANGING]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
+    assert (done.stdout, done.returncode) == ("['retry']\n", 0), done.stderr

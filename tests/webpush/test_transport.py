@@ -125,7 +125,7 @@ def test_an_invalid_certificate_is_rejected(
 
 @needs_nginx
 @pytest.mark.parametrize("host", [f"{NAME}.", NAME.upper() + "."])
-def test_a_kept_connection_to_a_trusted_address_serves_no_other_endpoint(
+def test_a_connection_to_a_trusted_address_is_reused_by_no_other_endpoint(
     tmp_path: Path, certificate: Path, host: str
 ) -> None:
     with tls_push_service(tmp_path, certificate) as service:

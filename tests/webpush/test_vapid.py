@@ -51,3 +51,16 @@ def test_each_key_signs_for_the_subscriptions_made_with_it() -> None:
     assert verify(signers.authorization("https://a.net", None))["k"] == oldest.public
     with pytest.raises(ValueError, match="flask push keys"):
         signers.authorization("https://a.net", generate_key_pair().public)
+
+
+@pytest.mark.parametrize("seconds", [2 * 24 * 60 * 60, -2 * 24 * 60 * 60])
+def test_a_token_that_was_signed_while_the_clock_was_wrong_is_not_used_when_it_is_right(
+    monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    signer = Signer(KEY_PAIR, SUBJECT)
+    now = time.time()
+    monkeypatch.setattr("pushapp.webpush.vapid.time.time", lambda: now + seconds)
+    signer.authorization("https://a.net")
+    monkeypatch.setattr("pushapp.webpush.vapid.time.time", lambda: now)
+    expires_at = verify(signer.authorization("https://a.net"))["exp"]
+    assert now < expires_at <= now + TOKEN_LIFETIME
