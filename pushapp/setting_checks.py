@@ -20,6 +20,11 @@ def boolean(value: object) -> bool:
     return booleans[text_value]
 
 
+def optional(check: Callable[[object], object]) -> Callable[[object], object]:
+    """Return a check that accepts null, and what another check accepts."""
+    return lambda value: None if value is None else check(value)
+
+
 def text(value: object) -> str:
     """Accept a text that is not empty."""
     if not isinstance(value, str) or not value:

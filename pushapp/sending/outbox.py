@@ -14,7 +14,7 @@ from ..extensions import INSERTS
 from ..models import MAX_ID, PushBatch, PushMessage, PushOutcome
 from ..webpush.message import Message, MessageError
 from ..webpush.message_checks import to_json
-from . import batches, failures, recipients
+from . import batches, events, failures, receipts, recipients
 from .audience import Audience, To, User
 from .batches import FAN_OUT_PENDING, add_batches, add_pending, priority_of
 from .clock import database_time
@@ -38,15 +38,15 @@ class Status:
     created_at: datetime
     send_at: datetime | None  # None: when it was created
     recipients: int
-    sent: int
-    gone: int
-    failed: int
-    expired: int
-    replaced: int
-    cancelled: int
+    sent: int = 0
+    gone: int = 0
+    failed: int = 0
+    expired: int = 0
+    replaced: int = 0
+    cancelled: int = 0
     shown: int = 0
     clicked: int = 0
-    fan_out_complete: bool  # `recipients` is final
+    fan_out_complete: bool = True  # `recipients` is final
 
     @property
     def pending(self) -> int:
@@ -92,9 +92,9 @@ def send(
     key = {"idempotency_key": idempotency_key, "content_hash": content_hash}
     if connection is not None:
         require_same_database(connection)
-        return _create(connection, message, audience, at, key)
-    with transaction() as own_connection:
-        message_id = _create(own_connection, message, audience, at, key)
+        return _create(connection, message, audience, at, key, happened=[])
+    with events.recorded() as (own_connection, happened):
+        message_id = _create(own_connection, message, audience, at, key, happened=happened)
     if engine().dialect.name == "sqlite" and status(message_id).state != "scheduled":
         _deliver_now(message_id, on_progress)
     return message_id
@@ -112,7 +112,13 @@ def _deliver_now(message_id: int, on_progress: Callable[[int, int], None]) -> No
 
 
 def _create(
-    connection: Connection, message: Message, audience: Audience, at: datetime | None, key: dict[str, Any]
+    connection: Connection,
+    message: Message,
+    audience: Audience,
+    at: datetime | None,
+    key: dict[str, Any],
+    *,
+    happened: list[events.Event],
 ) -> int:
     now = database_time(connection)
     send_at = _send_at(at, now)
@@ -135,6 +141,8 @@ def _create(
     if send_at is None and not audience.is_broadcast:
         scheduled = add_batches(connection, message_id, now, first.batches)
         enqueue(connection, DELIVER, scheduled, priority_of(audience))
+        if not scheduled:
+            happened += events.done(connection, message_id)
         return message_id
     last_id = MAX_ID if send_at else recipients.newest_id(connection)
     pending = add_pending(connection, message_id, send_at or now, last_id)
@@ -196,15 +204,17 @@ def status(message_id: int) -> Status:
             raise MessageNotFoundError
         sums = select(_outcome.outcome, func.sum(_outcome.count)).where(_outcome.message_id == message_id)
         counts = {name: int(number) for name, number in connection.execute(sums.group_by(_outcome.outcome))}
-    outcomes = ("sent", "gone", "failed", "expired", "replaced", "cancelled")
+        reported = receipts.counts(connection, message_id)
     return Status(
         id=message_id,
         state=_state(row, is_recorded=bool(counts)),
         created_at=row.created_at,
         send_at=row.send_at,
         recipients=row.recipients,
-        **{name: counts.get(name, 0) for name in outcomes},
         fan_out_complete=not row.is_pending,
+        shown=reported["shown"],
+        clicked=reported["clicked"],
+        **counts,
     )
 
 
@@ -222,15 +232,17 @@ def prune() -> int:
     """Delete messages that finished long ago, and return how many."""
     pruned, deleted = 0, PRUNE_BATCH_SIZE
     while deleted == PRUNE_BATCH_SIZE:
-        with transaction() as connection:
-            unsent = exists().where(_batch.message_id == _message.id)
-            old = (
-                select(_message.id)
-                .where(_message.created_at < datetime.now(UTC) - MESSAGE_RETENTION, ~unsent)
-                .order_by(_message.created_at)
-                .limit(PRUNE_BATCH_SIZE)
-            )
+        unsent = exists().where(_batch.message_id == _message.id)
+        old = (
+            select(_message.id)
+            .where(_message.created_at < datetime.now(UTC) - MESSAGE_RETENTION, ~unsent)
+            .order_by(_message.created_at)
+            .limit(PRUNE_BATCH_SIZE)
+        )
+        with autocommit() as connection:
             ids = connection.execute(old).scalars().all()
+        receipts.delete_of(ids)
+        with transaction() as connection:
             connection.execute(delete(PushOutcome.__table__).where(_outcome.message_id.in_(ids)))
             connection.execute(delete(PushMessage.__table__).where(_message.id.in_(ids)))
             deleted = len(ids)
