@@ -71,17 +71,14 @@ def fan_out(batch_id: int) -> Iterator[list[ScheduledBatch]]:
 def _add_next_part(
     connection: Connection, batch_id: int, happened: list[events.Event]
 ) -> list[ScheduledBatch] | None:
-    # The message is locked before its batches, as by `cancel`: no deadlock.
+    # Locked, so that concurrent fan-outs of one message take turns, and `cancel` as well.
     of_batch = select(_batch.message_id).where(_batch.id == batch_id).scalar_subquery()
     message = connection.execute(
         select(_message.id, _message.user_id, _message.audience)
         .where(_message.id == of_batch)
         .with_for_update(key_share=True)
     ).one_or_none()
-    # The row lock makes concurrent fan-outs of one message take turns.
-    pending = connection.execute(
-        select(PushBatch.__table__).where(_batch.id == batch_id).with_for_update()
-    ).one_or_none()
+    pending = connection.execute(select(PushBatch.__table__).where(_batch.id == batch_id)).one_or_none()
     if pending is None or message is None:
         return None
     now = database_time(connection)
