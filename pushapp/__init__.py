@@ -3,19 +3,21 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import click
 from flask import Flask
 
-from . import cli, config, demo, extensions, keys, web
+from . import cli, config, dashboard, demo, extensions, keys, web  # noqa: F401  # adds its routes to web's
+from .channels import Channel, channels_of, join, leave
 from .config import ConfigurationError
 from .database import engine
-from .sending.audience import EVERYONE
-from .sending.outbox import send
+from .sending.audience import EVERYONE, Device
+from .sending.outbox import cancel, send
 from .web import errors
 from .webpush.message import Message, MessageError, Urgency
 
 __version__ = "0.2.0"
-__all__ = ["EVERYONE", "ConfigurationError", "Message", "MessageError", "Urgency"]
-__all__ += ["create_app", "init_app", "send"]
+__all__ = ["EVERYONE", "Channel", "ConfigurationError", "Device", "Message", "MessageError", "Urgency"]
+__all__ += ["cancel", "channels_of", "create_app", "init_app", "join", "leave", "send"]
 
 
 def create_app(settings: Mapping[str, Any] | None = None, *, instance_path: str | None = None) -> Flask:
@@ -42,8 +44,9 @@ def init_app(
 ) -> None:
     """Register the routes below `url_prefix` and the commands `flask CLI_GROUP` on a Flask application.
 
-    `user_id` returns the id of the signed-in user, or None; without it the session's
-    `PUSH_SESSION_USER_KEY` is the id. Initialize your own Flask-SQLAlchemy object first, if you have one.
+    `user_id` returns the id of the signed-in user (a string, an integer or a UUID), or None; without it the
+    session's `PUSH_SESSION_USER_KEY` is the id. Initialize your own Flask-SQLAlchemy object first, if you
+    have one.
     Raises ConfigurationError when a setting is missing or invalid, or a name is taken.
     """
     _init_app(app, user_id=user_id, url_prefix=url_prefix, cli_group=cli_group)
@@ -64,7 +67,11 @@ def _init_app(
     with app.app_context():
         keys.load(app, on_sqlite=engine().dialect.name == "sqlite")
     web.init_app(app, user_id=user_id, url_prefix=url_prefix, with_health=with_health)
+    app.extensions["push_cli_group"] = cli_group
     app.cli.add_command(cli.push, name=cli_group)
+    context = click.get_current_context(silent=True)
+    if context is None or context.info_name == "run":  # other commands print what they are for
+        config.warn_without_site_url(app)
 
 
 def _reject_taken_names(app: Flask, cli_group: str) -> None:

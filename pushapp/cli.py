@@ -1,8 +1,7 @@
-"""`flask push …` and `flask demo`."""
+"""`flask push …` and `flask demo`; `message_commands` has those that send."""
 
 import asyncio
 import logging
-import sys
 from typing import Any
 
 import click
@@ -19,14 +18,13 @@ from werkzeug.serving import run_simple
 
 from . import demo as demo_site
 from . import keys as push_keys
-from . import subscriptions
+from . import message_commands, subscriptions
 from .database import is_transient, summarize
+from .diagnostics import commands as diagnostics
 from .schema import alembic_config
-from .sending import failures, outbox
-from .sending.audience import EVERYONE
+from .sending import failures, outbox, statistics
 from .sending.worker import DEFAULT_CONCURRENCY, describe, run_worker
 from .web.schemas import SubscriptionSummarySchema
-from .webpush.message import DEFAULT_TTL, Message, MessageError, Urgency
 from .webpush.vapid import generate_key_pair
 
 
@@ -40,17 +38,20 @@ class PushGroup(AppGroup):
         except SQLAlchemyError as error:
             if not is_transient(error):
                 raise
+            advice = f"flask {ctx.info_name} db upgrade"
             raise click.ClickException(
-                f"database unavailable, or without tables (flask push db upgrade): {summarize(error)}"
+                f"database unavailable, or without tables ({advice}): {summarize(error)}"
             ) from None
         except CommandError as error:
             raise click.ClickException(str(error)) from None
 
 
 push = PushGroup("push", help="Manage Web Push subscriptions and messages.")
+for operators_command in (diagnostics.check, diagnostics.status, diagnostics.why):
+    push.add_command(operators_command)
 
 
-@push.group("db", cls=PushGroup)
+@push.group("db")
 def db_group() -> None:
     """Migrate pushapp's tables; your own migrations neither see nor change them."""
 
@@ -86,10 +87,7 @@ def check() -> None:
 @push.command()
 @click.argument("user")
 def cookie(user: str) -> None:
-    """Print the session cookie that signs USER in.
-
-    For curl: curl --cookie "$(flask --app wsgi push cookie alice)" …/push/subscriptions
-    """
+    """Print the session cookie that signs USER in, for curl's option --cookie."""
     interface = current_app.session_interface
     signer = isinstance(interface, SecureCookieSessionInterface) and interface.get_signing_serializer(
         current_app
@@ -145,56 +143,17 @@ def keys() -> None:
 
 @push.command()
 def prune() -> None:
-    """Delete expired subscriptions, and messages that finished a month ago.
+    """Delete expired subscriptions and messages that finished a month ago; count what is left.
 
     Workers do this every night.
     """
     click.echo(f"Deleted {failures.prune()} expired subscriptions.")
     click.echo(f"Deleted {outbox.prune()} old messages.")
+    statistics.record_daily_counts()
 
 
-@push.command("send")
-@click.argument("user", required=False)
-@click.option("--everyone", is_flag=True, help="Send to all users instead of USER.")
-@click.option("--title", required=True, help="The notification's title.")
-@click.option("--body", help="The notification's text.")
-@click.option("--navigate", help="The target of a click: a path, or an http or https URL.")
-@click.option("--icon", help="The icon: a path or URL.")
-@click.option("--tag", help="Replaces a notification with the same tag.")
-@click.option("--ttl", type=int, default=DEFAULT_TTL, show_default=True, help="Time to live, in seconds.")
-@click.option(
-    "--urgency",
-    type=click.Choice([urgency.value for urgency in Urgency]),
-    default=Urgency.NORMAL.value,
-    show_default=True,
-)
-@click.option("--topic", help="Replaces an undelivered message with the same topic.")
-def send_command(user: str | None, everyone: bool, **fields: Any) -> None:
-    """Send a message to USER, or to everyone.
-
-    On PostgreSQL it is queued for `flask push worker`; on SQLite it is sent synchronously.
-    """
-    if everyone == bool(user):
-        raise click.UsageError("Pass either USER or --everyone.")
-    try:
-        message = Message(**fields)
-    except MessageError as error:
-        raise click.UsageError(str(error)) from None
-    with click.progressbar(length=1, label="Sending", file=sys.stderr) as bar:
-
-        def update(done: int, total: int) -> None:
-            bar.length = total
-            bar.update(done)
-
-        try:
-            message_id = outbox.send(message, to=user or EVERYONE, on_progress=update)
-        except MessageError as error:
-            raise click.UsageError(str(error)) from None
-    status = outbox.status(message_id)
-    is_exact = status.fan_out_complete or status.recipients < outbox.RECIPIENT_COUNT_LIMIT
-    more = "" if is_exact else " or more"
-    counts = f"{status.sent} sent, {status.gone} gone, {status.failed} failed, {status.pending}{more} queued"
-    click.echo(f"Message {status.id}: {counts}.")
+push.add_command(message_commands.send)
+push.add_command(message_commands.cancel)
 
 
 @push.command()

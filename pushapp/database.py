@@ -26,6 +26,7 @@ POOL_TIMEOUT = 1  # seconds, for a pooled connection; on SQLite for the lock on 
 STATEMENT_TIMEOUT = 1_300  # milliseconds, enforced by PostgreSQL
 QUERY_BUDGET = 1.6  # seconds, for all statements of a request; above PostgreSQL's statement_timeout
 FAILURE_THRESHOLD = 3  # consecutive failures that open the circuit
+HOST_DRIVERS = ("psycopg", "psycopg2")
 LIBPQ_PARAMETERS = {option.keyword.decode() for option in Conninfo.get_defaults()}
 UNDEFINED_TABLE, INVALID_COLUMN_REFERENCE = "42P01", "42P10"  # the migrations have not run yet
 IDLE_IN_TRANSACTION_TIMEOUT = 10_000  # milliseconds; then a stopped process loses its locks
@@ -79,6 +80,27 @@ def engine() -> Engine:
     """Return pushapp's engine for the current application's database."""
     database_engine: Engine = current_app.extensions["push_engine"]
     return database_engine
+
+
+def require_same_database(connection: object) -> None:
+    """Check that a host's connection can write pushapp's tables.
+
+    Raises ValueError in one line if it is none of SQLAlchemy, of another database, or of another driver.
+    """
+    if not isinstance(connection, Connection):
+        raise ValueError("connection must be an SQLAlchemy Connection, such as db.session.connection()")
+    own, given = engine(), connection.engine
+    if own is not given and _address(own.url) != _address(given.url):
+        raise ValueError("connection is of another database than pushapp's tables")
+    if own.dialect.name == "postgresql" and given.dialect.driver not in HOST_DRIVERS:
+        raise ValueError(
+            f"connection has the driver {given.dialect.driver}: only psycopg and psycopg2 can be used"
+        )
+
+
+def _address(url: URL) -> tuple[object, ...]:
+    query = [url.query.get(name) for name in ("host", "port", "dbname", "service")]
+    return (url.get_backend_name(), url.host, url.port, url.database, *query)
 
 
 def connection_parameters(*options: str) -> dict[str, Any]:
@@ -164,7 +186,7 @@ def transaction(deadline: float | None = None) -> Iterator[Connection]:
 
 @contextmanager
 def _connect(deadline: float | None) -> Iterator[Connection]:
-    with _circuit_breaker(), engine().connect() as connection:
+    with circuit_breaker(), engine().connect() as connection:
         driver_connection = connection.connection.driver_connection
         if not isinstance(driver_connection, _TimedConnection):
             yield connection
@@ -177,7 +199,11 @@ def _connect(deadline: float | None) -> Iterator[Connection]:
 
 
 @contextmanager
-def _circuit_breaker() -> Iterator[None]:
+def circuit_breaker() -> Iterator[None]:
+    """Guard a use of the database: report its outcome, and reject it while the circuit is open.
+
+    Raises DatabaseUnavailableError.
+    """
     breaker: CircuitBreaker = current_app.extensions["push_circuit_breaker"]
     try:
         with breaker.call():

@@ -2,12 +2,14 @@
 
 import hashlib
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Date,
     DateTime,
     Dialect,
     ForeignKey,
@@ -30,6 +32,7 @@ from .extensions import db
 MAX_USER_ID_LENGTH = 255
 MAX_LABEL_LENGTH = 100
 MAX_TOPIC_LENGTH = 32
+MAX_CHANNEL_LENGTH = 64
 MAX_ID = 2**63 - 1
 
 # Control characters and lone surrogates: PostgreSQL stores neither NUL nor surrogates.
@@ -37,12 +40,14 @@ _INVALID_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def normalize_user_id(value: object) -> str | None:
-    """Return a user's id as it is stored: a string of 1 to 255 characters, or an integer as a string.
+    """Return a user's id as it is stored: a string of 1 to 255 characters; an integer or a UUID as a string.
 
     Returns None if the id is invalid.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value) if abs(value) < 10**MAX_USER_ID_LENGTH else ""
+    if isinstance(value, UUID):
+        value = str(value)
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_USER_ID_LENGTH:
         return None
     return None if _INVALID_CHARACTERS.search(value) else value
@@ -143,17 +148,30 @@ class PushFailure(db.Model):  # type: ignore[misc,name-defined]
     since: Mapped[datetime] = mapped_column(UTCDateTime)
 
 
+class PushChannelMember(db.Model):  # type: ignore[misc,name-defined]
+    """A user that has joined a channel."""
+
+    __tablename__ = "push_channel_members"
+
+    channel: Mapped[str] = mapped_column(String(MAX_CHANNEL_LENGTH), primary_key=True)
+    user_id: Mapped[str] = mapped_column(String(MAX_USER_ID_LENGTH), primary_key=True, index=True)
+
+
 class PushMessage(db.Model):  # type: ignore[misc,name-defined]
-    """A message to one user, or to everyone."""
+    """A message and its audience."""
 
     __tablename__ = "push_messages"
 
     id: Mapped[int] = _identity()
-    user_id: Mapped[str | None] = mapped_column(String(MAX_USER_ID_LENGTH))  # NULL: everyone
+    # The one user it is to. Both NULL: everyone
+    user_id: Mapped[str | None] = mapped_column(String(MAX_USER_ID_LENGTH))
+    audience: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     message: Mapped[dict[str, Any]] = mapped_column(JSON)
     recipients: Mapped[int] = mapped_column(BigInteger)
     topic: Mapped[str | None] = mapped_column(String(MAX_TOPIC_LENGTH), default=_topic)
     idempotency_key: Mapped[str | None] = mapped_column(String(255), unique=True)
+    # The SHA-256 digest of what was sent with the idempotency key
+    content_hash: Mapped[bytes | None] = mapped_column(LargeBinary(32))
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=func.now(), index=True)
     send_at: Mapped[datetime | None] = mapped_column(UTCDateTime)  # NULL: when it is created
     cancelled_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
@@ -181,6 +199,8 @@ class PushBatch(db.Model):  # type: ignore[misc,name-defined]
     message_id: Mapped[int] = mapped_column(ForeignKey("push_messages.id", ondelete="CASCADE"), index=True)
     first_id: Mapped[int] = mapped_column(BigInteger)
     last_id: Mapped[int] = mapped_column(BigInteger)
+    # Of a fan-out to a channel: the last member that has its batches
+    after_user_id: Mapped[str | None] = mapped_column(String(MAX_USER_ID_LENGTH))
     # NULL: all subscriptions from first_id to last_id
     subscription_ids: Mapped[list[int] | None] = mapped_column(JSON(none_as_null=True))
     size: Mapped[int] = mapped_column(Integer)
@@ -204,6 +224,16 @@ class PushOutcome(db.Model):  # type: ignore[misc,name-defined]
     push_service: Mapped[str] = mapped_column(Text, primary_key=True)
     outcome: Mapped[str] = mapped_column(String(16), primary_key=True)
     count: Mapped[int] = mapped_column(BigInteger)
+
+
+class PushDailyCount(db.Model):  # type: ignore[misc,name-defined]
+    """How many subscriptions a push service had on a day; few rows, whatever hosts endpoints name."""
+
+    __tablename__ = "push_daily_counts"
+
+    day: Mapped[date] = mapped_column(Date, primary_key=True)  # UTC
+    push_service: Mapped[str] = mapped_column(Text, primary_key=True)
+    subscriptions: Mapped[int] = mapped_column(BigInteger)
 
 
 class PushReceipt(db.Model):  # type: ignore[misc,name-defined]

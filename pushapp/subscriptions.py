@@ -9,7 +9,6 @@ from flask import current_app
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Executable,
     and_,
     bindparam,
     delete,
@@ -20,11 +19,13 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.sql.dml import UpdateBase
 
 from . import keys, signals
 from .database import autocommit, deadline_after, transaction
 from .extensions import INSERTS
 from .models import PushSubscription, hash_endpoint, hash_possession
+from .statements import FrequentStatement
 
 ADVISORY_LOCK_KEY = 0x70757368  # "push"; taken by writes to several rows, which are rare
 
@@ -73,13 +74,14 @@ _same_browser_of_other = and_(
 )
 
 _COUNT = select(func.count()).select_from(_table).where(_own)
-_SELECT_STATE = select(
+_state = select(
     func.count(),
     func.count().filter(not_(_same_endpoint)),
     func.count().filter(_same_row),
     func.count().filter(_replacement),
     exists().where(_same_browser_of_other).correlate(None),
 ).where(_own)
+_SELECT_STATE = FrequentStatement(dict.fromkeys(INSERTS, _state))
 _LISTED = (
     _column.id,
     _column.label,
@@ -113,19 +115,21 @@ _DELETE_OLDEST = (
 )
 
 
-def _upsert(dialect: str) -> Executable:
-    row = INSERTS[dialect](_table)
-    names = ("keys_p256dh", "keys_auth", "expires_at", "updated_at")
-    changed: dict[str, Any] = {name: row.excluded[name] for name in names}
+def _upsert(dialect: str) -> UpdateBase:
+    new = ("user_id", "endpoint", "endpoint_hash", "label", "vapid_key", "created_at")
+    renewed = ("keys_p256dh", "keys_auth", "expires_at", "updated_at")
+    row = INSERTS[dialect](_table).values({name: bindparam(name) for name in new + renewed})
+    changed: dict[str, Any] = {name: row.excluded[name] for name in renewed}
     changed["label"] = func.coalesce(row.excluded.label, _column.label)
     changed["vapid_key"] = _given_or_stored("given_key", _column.vapid_key)
-    statement: Executable = row.on_conflict_do_update(
+    statement: UpdateBase = row.on_conflict_do_update(
         index_elements=["user_id", "endpoint_hash"], set_=changed
     ).returning(_column.id, _column.created_at)
     return statement
 
 
-_UPSERT = {dialect: _upsert(dialect) for dialect in INSERTS}
+_UPSERTS = {dialect: _upsert(dialect) for dialect in INSERTS}
+_UPSERT = FrequentStatement(_UPSERTS)
 
 
 class Changes:
@@ -135,13 +139,13 @@ class Changes:
         self._added: dict[int, str] = {}  # users by id
         self._deleted: dict[int, str] = {}
 
-    def store(self, connection: Connection, row: Mapping[str, Any]) -> None:
-        """Insert or update a row."""
-        stored = connection.execute(_UPSERT[connection.dialect.name], _columns(row)).one()
-        if stored.created_at == row["created_at"]:  # else there was one
-            self._added[stored.id] = row["user_id"]
+    def store(self, row: Mapping[str, Any], stored: Sequence[Any]) -> None:
+        """Take the result of an upsert."""
+        ((row_id, created_at),) = stored
+        if created_at == row["created_at"]:  # else there was one
+            self._added[row_id] = row["user_id"]
 
-    def delete(self, connection: Connection, statement: Executable, row: Mapping[str, Any]) -> None:
+    def delete(self, connection: Connection, statement: UpdateBase, row: Mapping[str, Any]) -> None:
         """Execute a statement that deletes rows."""
         self._deleted.update((deleted.id, deleted.user_id) for deleted in connection.execute(statement, row))
 
@@ -176,18 +180,16 @@ def save(user_id: str, subscription: Subscription) -> int:
     row = row_of(user_id, subscription)
     deadline = deadline_after()
     changes = Changes()
-    with autocommit(deadline) as connection:
-        state = _select_state(connection, row)
-        is_new = not (state.is_stored or state.is_replaced or state.is_owned_by_other)
-        if is_new and state.others < limit:
-            changes.store(connection, row)
-            state = _select_state(connection, row)
-        if state.is_replaced and not state.is_owned_by_other:
-            # This request was sent before the browser's renewal was stored, and arrived after it.
-            connection.execute(_DELETE, row)
-            return connection.execute(_COUNT, row).scalar_one()
+    state = _read_state(row, deadline)
+    is_new = not (state.is_stored or state.is_replaced or state.is_owned_by_other)
+    if is_new and state.others < limit:
+        changes.store(row, _UPSERT.execute(row, deadline))
+        state = _read_state(row, deadline)
     total = state.total
-    if not state.is_stored or state.is_owned_by_other or total > limit:
+    if state.is_replaced and not state.is_owned_by_other:
+        # This request was sent before the browser's renewal was stored, and arrived after it.
+        total = _remove(user_id, subscription.endpoint, changes)
+    elif not state.is_stored or state.is_owned_by_other or total > limit:
         total = _reconcile(row, limit, deadline, changes)
     changes.announce()
     return total
@@ -196,9 +198,7 @@ def save(user_id: str, subscription: Subscription) -> int:
 def remove(user_id: str, endpoint: str) -> int:
     """Delete a user's subscription by its endpoint, if it exists, and return the user's count."""
     changes = Changes()
-    with autocommit() as connection:
-        changes.delete(connection, _DELETE, {"user_id": user_id, "endpoint_hash": hash_endpoint(endpoint)})
-        count: int = connection.execute(_COUNT, {"user_id": user_id}).scalar_one()
+    count = _remove(user_id, endpoint, changes)
     changes.announce()
     return count
 
@@ -219,6 +219,12 @@ def id_of(user_id: str, endpoint: str) -> int | None:
         return subscription_id
 
 
+def has(user_id: str, subscription_id: int) -> bool:
+    """Return whether a user has a subscription with this id."""
+    with autocommit() as connection:
+        return connection.execute(_GET, _id(user_id, subscription_id)).one_or_none() is not None
+
+
 def set_label(user_id: str, subscription_id: int, label: str) -> Any:
     """Set the label of a user's subscription, and return it as `list_for` does; None if there is none."""
     with autocommit() as connection:
@@ -231,6 +237,13 @@ def list_for(user_id: str) -> Sequence[Any]:
     """Return a user's subscriptions, oldest first: id, label, endpoint, and three times."""
     with autocommit() as connection:
         return connection.execute(_LIST, {"user_id": user_id}).all()
+
+
+def _remove(user_id: str, endpoint: str, changes: Changes) -> int:
+    row = {"user_id": user_id, "endpoint_hash": hash_endpoint(endpoint)}
+    with autocommit() as connection:
+        changes.delete(connection, _DELETE, row)
+        return connection.execute(_COUNT, row).scalar_one()
 
 
 def _id(user_id: str, subscription_id: int) -> dict[str, Any]:
@@ -256,12 +269,8 @@ def row_of(user_id: str, subscription: Subscription) -> dict[str, Any]:
     }
 
 
-def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != "possession"}
-
-
-def _select_state(connection: Connection, row: Mapping[str, Any]) -> _State:
-    total, others, stored, replaced, owned_by_other = connection.execute(_SELECT_STATE, row).one()
+def _read_state(row: Mapping[str, Any], deadline: float) -> _State:
+    ((total, others, stored, replaced, owned_by_other),) = _SELECT_STATE.execute(row, deadline)
     one_user = current_app.config["PUSH_BROWSER_HAS_ONE_USER"]
     return _State(total, others, stored > 0, replaced > 0, bool(owned_by_other) and one_user)
 
@@ -281,12 +290,11 @@ def _reconcile(row: Mapping[str, Any], limit: int, deadline: float, changes: Cha
                 # The browser that has to move here keeps its key.
                 moved_key = connection.execute(_SELECT_KEY_OF_OTHERS, row).scalar()
                 row = {**row, "vapid_key": moved_key or row["vapid_key"]}
-            changes.store(connection, row)
+            changes.store(row, connection.execute(_UPSERTS[connection.dialect.name], row).all())
             if current_app.config["PUSH_BROWSER_HAS_ONE_USER"]:
                 changes.delete(connection, DELETE_OF_OTHERS, row)
             changes.delete(connection, _DELETE_OLDEST, {**row, "limit": limit - 1})
-        with autocommit(deadline) as connection:
-            state = _select_state(connection, row)
+        state = _read_state(row, deadline)
         # Not stored: a later request has reassigned the browser or changed its keys.
         if state.total <= limit and not (state.is_stored and state.is_owned_by_other):
             return state.total

@@ -58,6 +58,8 @@ INVALID = [
     *[("PUSH_API_TOKENS", value, "must be a list of texts") for value in ("token", [""], [5], None, {"token"}, [b"token"])],
     *[("PUSH_ALLOWED_ORIGINS", value, "PUSH_ALLOWED_ORIGINS") for value in ("https://a.example", ["*"], ["a.example"], [5], None, ["https://a.example/path"])],
     *[("PUSH_TRUSTED_PUSH_SERVICES", value, "PUSH_TRUSTED_PUSH_SERVICES") for value in ("https://a.example", ["*"], [5], None)],
+    *[("PUSH_CHANNELS", value, "PUSH_CHANNELS must be a list of names") for value in ("news", [""], ["News"], ["a b"], ["x" * 65], [5], None)],
+    *[("PUSH_SITE_URL", value, "PUSH_SITE_URL must be your site's origin") for value in ("", 5, "example.com", "http://example.com", "https://example.com/shop", "https://u@example.com", ["https://example.com"])],
     *[("PUSH_VAPID_PRIVATE_KEY", value, "PUSH_VAPID_PRIVATE_KEY must be") for value in ("x", 5, b"x", ["x"])],
     *[("PUSH_VAPID_PRIVATE_KEY_FALLBACKS", value, "PUSH_VAPID_PRIVATE_KEY_FALLBACKS must be a list of") for value in ("x", 5, None, ["x"], [5], [None], [[]], {"a": 1})],
     *[("PUSH_WEBHOOK_SECRET", value, "must be whsec_ and the base64") for value in ("", 5, "x", "whsec_", "whsec_x", "whsec_" + "A" * 28, "whsec_" + "A" * 100, "A" * 43 + "=", b"whsec_")],
@@ -98,6 +100,12 @@ VALID = [
     *[("PUSH_PREPARE_THRESHOLD", value, value) for value in (None, 0, 1, 100)],
     ("PUSH_ALLOWED_ORIGINS", {"HTTPS://A.example:443"}, ["https://a.example"]),
     ("PUSH_API_TOKENS", ("token",), ["token"]),
+    ("PUSH_CHANNELS", ("news", "a.b_c-9", "news"), ["news", "a.b_c-9"]),
+    ("PUSH_SITE_URL", "HTTPS://Example.com:443", "https://example.com"),
+    *[
+        ("PUSH_SITE_URL", url, url)
+        for url in (None, "http://localhost:5000", "http://127.0.0.1", "http://[::1]:1")
+    ],
 ]
 
 

@@ -1,18 +1,16 @@
-"""The audience of a message: queries on its recipients."""
+"""Audiences: whom a message is for."""
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, TypeGuard
+from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+from ..channels import Channel
+from ..models import MAX_ID, normalize_user_id
+from ..webpush.message import MessageError
 
-from ..models import MAX_ID, PushMessage, PushSubscription
-
-BATCH_SIZE = 250  # recipients
-
-_column = PushSubscription.__table__.c
-_message = PushMessage.__table__.c
+MAX_USERS = 10_000  # of a list
 
 
 class Everyone(Enum):
@@ -24,86 +22,93 @@ class Everyone(Enum):
 EVERYONE: Final = Everyone.EVERYONE
 
 
-class Range(NamedTuple):
-    """An inclusive range of subscription ids, and how many recipients are in it."""
+@dataclass(frozen=True, slots=True)
+class Device:
+    """An audience: one subscription, by its id.
 
-    first_id: int
-    last_id: int
-    size: int
-
-
-def newest_id(connection: Connection) -> int:
-    """Return the highest subscription id, or 0."""
-    return connection.execute(select(func.max(_column.id))).scalar() or 0
-
-
-def ranges(
-    connection: Connection,
-    user_id: str | None,
-    *,
-    first_id: int = 0,
-    last_id: int = MAX_ID,
-    limit: int | None = None,
-) -> list[Range]:
-    """Partition a user's subscriptions, or all, into ranges of BATCH_SIZE recipients, `limit` in all.
-
-    The database partitions: no ids are transferred.
+    Raises ValueError unless the id is an integer.
     """
-    recipients = (
-        select(_column.id)
-        .where(_active(user_id), _column.id.between(first_id, last_id))
-        .order_by(_column.id)
-        .limit(limit)
-        .subquery()
-    )
-    number = func.row_number().over(order_by=recipients.c.id) - 1
-    numbered = select(recipients.c.id, (number // BATCH_SIZE).label("batch")).subquery()
-    partition = (
-        select(func.min(numbered.c.id), func.max(numbered.c.id), func.count())
-        .group_by(numbered.c.batch)
-        .order_by(numbered.c.batch)
-    )
-    return [Range(*row) for row in connection.execute(partition)]
+
+    id: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, int) or isinstance(self.id, bool) or not 0 <= self.id <= MAX_ID:
+            raise ValueError("A device's id must be an integer, the id of its subscription.")
 
 
-def load_recipients(
-    connection: Connection, user_id: str | None, first_id: int, last_id: int, ids: Sequence[int] | None
-) -> Sequence[Any]:
-    """Return the recipients in a range, or with these ids, that are still active and the user's."""
-    selected = _column.id.between(first_id, last_id) if ids is None else _column.id.in_(ids)
-    return connection.execute(
-        select(
-            _column.id,
-            _column.endpoint,
-            _column.keys_p256dh,
-            _column.keys_auth,
-            _column.vapid_key,
-            _column.updated_at,
+User = str | int | UUID  # the id of a user
+To = User | Collection[User] | Channel | Device | Everyone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audience:
+    """Users, the members of a channel, or one subscription, and who is left out; else everyone."""
+
+    user_ids: tuple[str, ...] | None = None
+    channel: str | None = None
+    subscription_id: int | None = None
+    exclude: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, to: To, exclude: Collection[User] = ()) -> "Audience":
+        """Return the audience that the arguments of `send` describe.
+
+        Raises MessageError.
+        """
+        if not _is_list(exclude):
+            raise MessageError("exclude", "Must be a list of users' ids.")
+        excluded = frozenset(_user_ids("exclude", exclude))
+        if to is EVERYONE:
+            return cls(exclude=excluded)
+        if isinstance(to, Channel):
+            return cls(channel=to.name, exclude=excluded)
+        if isinstance(to, Device):
+            return cls(subscription_id=to.id, exclude=excluded)
+        return cls(user_ids=_user_ids("to", to if _is_list(to) else [to]), exclude=excluded)
+
+    @classmethod
+    def from_row(cls, user_id: str | None, audience: Mapping[str, Any] | None) -> "Audience":
+        """Return the audience that is stored in a row of push_messages."""
+        if audience is None:
+            return cls(user_ids=None if user_id is None else (user_id,))
+        return cls(
+            user_ids=tuple(audience["user_ids"]) if "user_ids" in audience else None,
+            channel=audience.get("channel"),
+            subscription_id=audience.get("subscription_id"),
+            exclude=frozenset(audience.get("exclude", ())),
         )
-        .where(selected, _active(user_id))
-        .order_by(_column.id)
-    ).all()
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the values of push_messages for `from_row`; one user, and everyone, need no JSON."""
+        members = {
+            "user_ids": self.user_ids,
+            "channel": self.channel,
+            "subscription_id": self.subscription_id,
+            "exclude": sorted(self.exclude) or None,
+        }
+        audience = {name: value for name, value in members.items() if value is not None}
+        user_id = self.user_ids[0] if self.user_ids and len(self.user_ids) == 1 else None
+        return {"user_id": user_id, "audience": None if user_id and not self.exclude else audience or None}
+
+    @property
+    def is_broadcast(self) -> bool:
+        """Whether the number of recipients is not limited."""
+        return self.user_ids is None and self.subscription_id is None
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the message is to one user."""
+        return self.subscription_id is not None or (self.user_ids is not None and len(self.user_ids) == 1)
 
 
-def replaced(
-    connection: Connection, message_id: int, topic: str, ids: Sequence[int], now: datetime
-) -> set[int]:
-    """Return which recipients get a newer message with the same topic (RFC 8030, section 5.4).
-
-    One that is cancelled, or scheduled for later than `now`, replaces none.
-    """
-    newer = select(_message.id).where(
-        _message.topic == topic,
-        _message.id > message_id,
-        _message.cancelled_at.is_(None),
-        or_(_message.send_at.is_(None), _message.send_at <= now),
-    )
-    to_user = newer.where(_message.user_id == _column.user_id).exists()
-    to_everyone = newer.where(_message.user_id.is_(None)).exists()
-    found = select(_column.id).where(_column.id.in_(ids), or_(to_user, to_everyone))
-    return set(connection.execute(found).scalars())
+def _is_list(users: object) -> TypeGuard[Collection[Any]]:
+    return isinstance(users, Collection) and not isinstance(users, str | bytes | Mapping)
 
 
-def _active(user_id: str | None) -> ColumnElement[bool]:
-    not_expired = or_(_column.expires_at.is_(None), _column.expires_at > datetime.now(UTC))
-    return not_expired if user_id is None else and_(not_expired, _column.user_id == user_id)
+def _user_ids(field: str, users: Collection[Any]) -> tuple[str, ...]:
+    if len(users) > MAX_USERS:
+        raise MessageError(field, f"Must be at most {MAX_USERS} users.")
+    user_ids = {normalize_user_id(user): None for user in users}
+    if None in user_ids:
+        raise MessageError(field, "Must be a user's id of 1 to 255 characters, without control characters.")
+    return tuple(user_id for user_id in user_ids if user_id is not None)

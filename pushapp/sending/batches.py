@@ -1,22 +1,23 @@
 """Batches of recipients: fan out a message, cancel it, and what is due."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, func, select, update
 
 from ..database import autocommit
-from ..models import PushBatch, PushMessage
+from ..models import MAX_ID, PushBatch, PushMessage
 from ..webpush.responses import Result
-from . import audience, events
+from . import events, recipients
+from .audience import Audience
 from .clock import database_time
-from .queue import BROADCAST_PRIORITY, DELIVER, ScheduledBatch, enqueue
+from .queue import BROADCAST_PRIORITY, DELIVER, DIRECT_PRIORITY, ScheduledBatch, enqueue
+from .recipients import Position
 from .recording import CANCELLED, add_counts
 
 FAN_OUT_PENDING = 0  # the size of a row that stands for batches that do not exist yet
-FAN_OUT_CHUNK = 10 * audience.BATCH_SIZE  # recipients a transaction
 
 _message = PushMessage.__table__.c
 _batch = PushBatch.__table__.c
@@ -31,59 +32,83 @@ class Backlog(NamedTuple):
     subscriptions: int | None
 
 
-def add_batch(connection: Connection, message_id: int, due_at: datetime, **values: Any) -> ScheduledBatch:
-    """Insert a batch of a message."""
-    insert = PushBatch.__table__.insert().values(message_id=message_id, due_at=due_at, **values)
-    return ScheduledBatch(connection.execute(insert.returning(_batch.id)).scalar_one(), due_at)
+def add_batches(
+    connection: Connection, message_id: int, due_at: datetime, rows: Sequence[Mapping[str, Any]]
+) -> list[ScheduledBatch]:
+    """Insert batches of a message."""
+    if not rows:
+        return []
+    common = {"message_id": message_id, "due_at": due_at}
+    insert = PushBatch.__table__.insert().returning(_batch.id)
+    # Few rows a statement: psycopg parses a long one slowly, each time.
+    inserted = connection.execute(
+        insert.execution_options(insertmanyvalues_page_size=10), [{**row, **common} for row in rows]
+    )
+    return [ScheduledBatch(row_id, due_at) for row_id in inserted.scalars()]
+
+
+def add_pending(
+    connection: Connection, message_id: int, due_at: datetime, last_id: int = MAX_ID
+) -> ScheduledBatch:
+    """Insert a row that `fan_out` replaces by batches, for subscriptions with ids up to `last_id`."""
+    row = {"first_id": 0, "last_id": last_id, "size": FAN_OUT_PENDING, "subscription_ids": None}
+    return add_batches(connection, message_id, due_at, [row])[0]
 
 
 def fan_out(batch_id: int) -> Iterator[list[ScheduledBatch]]:
-    """Create a broadcast's batches incrementally, and yield them; the last list is empty.
+    """Create a message's batches incrementally, and yield them part by part.
 
-    A chunk and its jobs are committed together, so an interrupted fan-out can be resumed.
+    A part and its jobs are committed together, so an interrupted fan-out can be resumed.
     """
-    chunk = None
-    while chunk != []:
+    while True:
         with events.recorded() as (connection, happened):
-            chunk = _next_batches(connection, batch_id, happened)
-            enqueue(connection, DELIVER, chunk, BROADCAST_PRIORITY)
-        yield chunk
+            part = _add_next_part(connection, batch_id, happened)
+        if part is None:
+            return
+        yield part
 
 
-def _next_batches(
+def _add_next_part(
     connection: Connection, batch_id: int, happened: list[events.Event]
-) -> list[ScheduledBatch]:
+) -> list[ScheduledBatch] | None:
     # The message is locked before its batches, as by `cancel`: no deadlock.
     of_batch = select(_batch.message_id).where(_batch.id == batch_id).scalar_subquery()
     message = connection.execute(
-        select(_message.cancelled_at).where(_message.id == of_batch).with_for_update(key_share=True)
+        select(_message.id, _message.user_id, _message.audience)
+        .where(_message.id == of_batch)
+        .with_for_update(key_share=True)
     ).one_or_none()
     # The row lock makes concurrent fan-outs of one message take turns.
     pending = connection.execute(
         select(PushBatch.__table__).where(_batch.id == batch_id).with_for_update()
     ).one_or_none()
     if pending is None or message is None:
-        return []
+        return None
     now = database_time(connection)
-    found = audience.ranges(
-        connection, None, first_id=pending.first_id, last_id=pending.last_id, limit=FAN_OUT_CHUNK
-    )
+    audience = Audience.from_row(message.user_id, message.audience)
+    # Recipients of a scheduled message are those that exist when it is due.
+    last_id = recipients.newest_id(connection) if pending.last_id == MAX_ID else pending.last_id
+    position = Position(pending.first_id, pending.after_user_id or "")
+    part = recipients.next_part(connection, audience, position, last_id)
     counted = _message.recipients if pending.first_id else 0
-    added = sum(one_range.size for one_range in found)
-    of_message = _message.id == pending.message_id
-    connection.execute(update(PushMessage.__table__).where(of_message).values(recipients=counted + added))
-    if not found:
-        connection.execute(delete(PushBatch.__table__).where(_batch.id == batch_id))
-        happened += events.done(connection, pending.message_id)
-        return []
-    progress = {"first_id": found[-1].last_id + 1, "claimed_at": now}
-    connection.execute(update(PushBatch.__table__).where(_batch.id == batch_id).values(progress))
-    common = {"message_id": pending.message_id, "attempts": 0, "due_at": now, "subscription_ids": None}
-    rows = connection.execute(
-        PushBatch.__table__.insert().returning(_batch.id),
-        [one_range._asdict() | common for one_range in found],
-    )
-    return [ScheduledBatch(row_id, now) for row_id in rows.scalars()]
+    this_message = update(PushMessage.__table__).where(_message.id == message.id)
+    connection.execute(this_message.values(recipients=counted + part.size))
+    this_row = _batch.id == batch_id
+    if part.next is None:
+        connection.execute(delete(PushBatch.__table__).where(this_row))
+    else:
+        progress = {**part.next._asdict(), "last_id": last_id, "claimed_at": now}
+        connection.execute(update(PushBatch.__table__).where(this_row).values(progress))
+    scheduled = add_batches(connection, message.id, now, part.batches)
+    enqueue(connection, DELIVER, scheduled, priority_of(audience))
+    if part.next is None and not scheduled:
+        happened += events.done(connection, message.id)
+    return scheduled
+
+
+def priority_of(audience: Audience) -> int:
+    """Return the priority of an audience's jobs."""
+    return DIRECT_PRIORITY if audience.is_direct else BROADCAST_PRIORITY
 
 
 def cancel(connection: Connection, message_id: int) -> None:

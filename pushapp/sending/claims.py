@@ -12,7 +12,8 @@ from sqlalchemy import ColumnElement, Row, func, or_, select, text, update
 from ..database import autocommit, transaction
 from ..models import PushBatch, PushMessage
 from ..webpush.message import Message
-from . import audience
+from . import recipients
+from .audience import Audience
 from .clock import database_time
 from .queue import BROADCAST_PRIORITY, DELIVER, DIRECT_PRIORITY, FAN_OUT, QUEUE, ScheduledBatch, enqueue
 
@@ -33,7 +34,7 @@ class Batch:
     id: int
     message_id: int
     message: Message
-    user_id: str | None
+    audience: Audience
     size: int
     attempts: int
     is_cancelled: bool  # by the time of the claim: another process may have sent a part of it
@@ -46,7 +47,7 @@ class Batch:
     @property
     def is_direct(self) -> bool:
         """Whether the message is to one user."""
-        return self.user_id is not None
+        return self.audience.is_direct
 
     @property
     def retry_until(self) -> datetime:
@@ -96,24 +97,23 @@ def claim(batch_id: int, owner: int) -> Batch | None:
         if row is None:
             return None
         message = connection.execute(select(*_message).where(_message.id == row.message_id)).one()
-        recipients = audience.load_recipients(
-            connection, message.user_id, row.first_id, row.last_id, row.subscription_ids
-        )
-        ids = [recipient.id for recipient in recipients]
+        audience = Audience.from_row(message.user_id, message.audience)
+        found = recipients.load(connection, audience, row.first_id, row.last_id, row.subscription_ids)
+        ids = [recipient.id for recipient in found]
         replaced: Collection[int] = ()
         if row.attempts and message.topic:
-            replaced = audience.replaced(connection, message.id, message.topic, ids, now)
+            replaced = recipients.replaced(connection, message.id, message.topic, ids, now)
     return Batch(
         id=batch_id,
         message_id=message.id,
         message=Message.from_dict(message.message),
-        user_id=message.user_id,
+        audience=audience,
         size=row.size,
         attempts=row.attempts,
         is_cancelled=message.cancelled_at is not None,
         starts_at=message.send_at or message.created_at,
         claimed_at=now,
-        recipients=recipients,
+        recipients=found,
         replaced=replaced,
     )
 

@@ -1,47 +1,52 @@
 """Messages: create one with its jobs, report its delivery status, delete old ones."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from flask import current_app
 from sqlalchemy import Connection, Row, delete, exists, false, func, select
 
-from ..database import autocommit, engine, transaction
+from ..database import autocommit, engine, require_same_database, transaction
 from ..extensions import INSERTS
-from ..models import PushBatch, PushMessage, PushOutcome, normalize_user_id
+from ..models import MAX_ID, PushBatch, PushMessage, PushOutcome
 from ..webpush.message import Message, MessageError
-from . import audience, events, failures, receipts
-from .audience import EVERYONE, Everyone
-from .batches import FAN_OUT_PENDING, add_batch
+from ..webpush.message_checks import to_json
+from . import batches, events, failures, receipts, recipients
+from .audience import Audience, To, User
+from .batches import FAN_OUT_PENDING, add_batches, add_pending, priority_of
 from .clock import database_time
-from .queue import DELIVER, FAN_OUT, ScheduledBatch, enqueue
+from .queue import DELIVER, FAN_OUT, enqueue
 
+MAX_DELAY = timedelta(days=365)  # of a scheduled message
 MESSAGE_RETENTION = timedelta(days=30)  # of finished messages
 PRUNE_BATCH_SIZE = 1_000  # messages a transaction
-RECIPIENT_COUNT_LIMIT = 10 * audience.BATCH_SIZE  # for a broadcast that has not been fanned out
 
 _message = PushMessage.__table__.c
 _batch = PushBatch.__table__.c
 _outcome = PushOutcome.__table__.c
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """Delivery status of a message."""
 
     id: int
     state: str  # scheduled, queued, sending, done, cancelled
+    created_at: datetime
+    send_at: datetime | None  # None: when it was created
     recipients: int
-    sent: int = 0
-    gone: int = 0
-    failed: int = 0
-    expired: int = 0
-    replaced: int = 0
-    cancelled: int = 0
-    shown: int = 0
-    clicked: int = 0
-    fan_out_complete: bool = True  # `recipients` is final
+    sent: int
+    gone: int
+    failed: int
+    expired: int
+    replaced: int
+    cancelled: int
+    shown: int
+    clicked: int
+    fan_out_complete: bool  # `recipients` is final
 
     @property
     def pending(self) -> int:
@@ -61,44 +66,46 @@ def _ignore_progress(done: int, total: int) -> None:
 def send(
     message: Message,
     *,
-    to: str | int | Everyone,
+    to: To,
+    exclude: Collection[User] = (),
+    at: datetime | None = None,
     idempotency_key: str | None = None,
+    connection: Connection | None = None,
     on_progress: Callable[[int, int], None] = _ignore_progress,
 ) -> int:
-    """Send a message to a user, or to EVERYONE; return the message's id.
+    """Send a message to a user, users, a Channel, a Device or EVERYONE; return the message's id.
 
-    On PostgreSQL it is queued for `flask push worker`. On SQLite it is delivered before the return, and
-    `on_progress` is called with how many recipients are done, and how many there are. With an idempotency
-    key that was used before nothing is sent, and the id is the first message's.
+    On PostgreSQL it is queued for the workers. On SQLite it is delivered before the return, and
+    `on_progress` is called with how many recipients are done, and how many there are. `exclude` are users
+    that are left out. `at` is when to send it, at most a year ahead: its recipients are found then, and its
+    TTL begins. With an idempotency key that was used before nothing is sent, and the id is the first
+    message's. With `connection`, of the same database, the message is part of that transaction: it is sent
+    if that commits, on SQLite by the next `send` or worker.
 
-    Raises MessageError if `to` is an invalid user id.
+    Raises MessageError for an invalid argument, and for an idempotency key of another message; ValueError
+    for a connection that cannot be used.
     """
-    user_id = None if to is EVERYONE else normalize_user_id(to)
-    if user_id is None and to is not EVERYONE:
-        raise MessageError("to", "Must be a user's id, or everyone.")
-    with events.recorded() as (connection, happened):
-        message_id, scheduled = _create_message(connection, message, user_id, idempotency_key, happened)
-        enqueue(connection, FAN_OUT if to is EVERYONE else DELIVER, scheduled)
-    if engine().dialect.name == "sqlite":
+    audience = Audience.of(to, exclude)
+    content_hash = _hash(message, audience, at) if idempotency_key is not None else None
+    if site_url := current_app.config["PUSH_SITE_URL"]:
+        message = message.with_absolute_urls(site_url)
+    key = {"idempotency_key": idempotency_key, "content_hash": content_hash}
+    if connection is not None:
+        require_same_database(connection)
+        message_id, happened = _create(connection, message, audience, at, key)
+        events.store(connection, happened)  # the signal cannot be sent: the commit is the caller's
+        return message_id
+    with events.recorded() as (own_connection, own_happened):
+        message_id, happened = _create(own_connection, message, audience, at, key)
+        own_happened.extend(happened)
+    if engine().dialect.name == "sqlite" and status(message_id).state != "scheduled":
         _deliver_now(message_id, on_progress)
     return message_id
 
 
-def send_to_subscription(message: Message, user_id: str, subscription_id: int) -> int | None:
-    """Send a message to one of a user's subscriptions; return the message's id, or None without it."""
-    with transaction() as connection:
-        if not audience.load_recipients(connection, user_id, 0, 0, [subscription_id]):
-            return None
-        now = database_time(connection)
-        row = {"user_id": user_id, "message": message.to_dict(), "recipients": 1, "created_at": now}
-        insert = PushMessage.__table__.insert().values(row).returning(_message.id)
-        message_id: int = connection.execute(insert).scalar_one()
-        ids = {"first_id": subscription_id, "last_id": subscription_id, "subscription_ids": [subscription_id]}
-        scheduled = [add_batch(connection, message_id, now, size=1, **ids)]
-        enqueue(connection, DELIVER, scheduled)
-    if engine().dialect.name == "sqlite":
-        _deliver_now(message_id, _ignore_progress)
-    return message_id
+def _hash(message: Message, audience: Audience, at: datetime | None) -> bytes:
+    when = at and at.isoformat()
+    return hashlib.sha256(to_json([message.to_dict(), audience.to_row(), when])).digest()
 
 
 def _deliver_now(message_id: int, on_progress: Callable[[int, int], None]) -> None:
@@ -107,38 +114,68 @@ def _deliver_now(message_id: int, on_progress: Callable[[int, int], None]) -> No
     deliver(message_id, lambda done: on_progress(done, status(message_id).recipients))
 
 
-def _create_message(
-    connection: Connection,
-    message: Message,
-    user_id: str | None,
-    idempotency_key: str | None,
-    happened: list[events.Event],
-) -> tuple[int, list[ScheduledBatch]]:
+def _create(
+    connection: Connection, message: Message, audience: Audience, at: datetime | None, key: dict[str, Any]
+) -> tuple[int, list[events.Event]]:
     now = database_time(connection)
-    limit = RECIPIENT_COUNT_LIMIT if user_id is None else None
-    found = audience.ranges(connection, user_id, limit=limit)
+    send_at = _send_at(at, now)
+    first = recipients.Part([], None) if send_at else recipients.next_part(connection, audience)
     row = {
-        "user_id": user_id,
+        **audience.to_row(),
+        **key,
         "message": message.to_dict(),
-        "recipients": sum(one_range.size for one_range in found),
-        "idempotency_key": idempotency_key,
+        "recipients": first.size,
         "created_at": now,
+        "send_at": send_at,
     }
+    if audience.subscription_id is not None:
+        row["user_id"] = recipients.owner_of(connection, audience.subscription_id)
     insert = INSERTS[connection.dialect.name](PushMessage.__table__).values(row)
     insert = insert.on_conflict_do_nothing(index_elements=["idempotency_key"]).returning(_message.id)
-    message_id = connection.execute(insert).scalar()
+    message_id: int | None = connection.execute(insert).scalar()
     if message_id is None:
-        existing = select(_message.id).where(_message.idempotency_key == idempotency_key)
-        return connection.execute(existing).scalar_one(), []
-    if user_id is None:
-        # One row, whatever the size of the audience: `fan_out` replaces it by batches.
-        last_id = audience.newest_id(connection)
-        return message_id, [
-            add_batch(connection, message_id, now, first_id=0, last_id=last_id, size=FAN_OUT_PENDING)
-        ]
-    if not found:
-        happened += events.done(connection, message_id)
-    return message_id, [add_batch(connection, message_id, now, **one_range._asdict()) for one_range in found]
+        return _first_message(connection, key), []
+    if send_at is None and not audience.is_broadcast:
+        scheduled = add_batches(connection, message_id, now, first.batches)
+        enqueue(connection, DELIVER, scheduled, priority_of(audience))
+        return message_id, [] if scheduled else events.done(connection, message_id)
+    last_id = MAX_ID if send_at else recipients.newest_id(connection)
+    pending = add_pending(connection, message_id, send_at or now, last_id)
+    enqueue(connection, FAN_OUT, [pending])
+    return message_id, []
+
+
+def _send_at(at: datetime | None, now: datetime) -> datetime | None:
+    if at is None:
+        return None
+    if not isinstance(at, datetime) or at.utcoffset() is None:
+        raise MessageError("at", "Must be a datetime with a time zone.")
+    if at > now + MAX_DELAY:
+        raise MessageError("at", f"Must be at most {MAX_DELAY.days} days ahead.")
+    return at if at > now else None
+
+
+def _first_message(connection: Connection, key: dict[str, Any]) -> int:
+    same_key = _message.idempotency_key == key["idempotency_key"]
+    first = connection.execute(select(_message.id, _message.content_hash).where(same_key)).one()
+    if first.content_hash not in (None, key["content_hash"]):
+        raise MessageError("idempotency_key", "Was used for another message.")
+    message_id: int = first.id
+    return message_id
+
+
+def cancel(message_id: int) -> Status:
+    """Cancel a message, unless it is done: what has not begun is not sent. Return its status.
+
+    Raises MessageNotFoundError.
+    """
+    unsent = exists().where(_batch.message_id == message_id)
+    with events.recorded() as (connection, happened):
+        events.lock(connection, message_id)
+        if connection.execute(select(unsent)).scalar():
+            batches.cancel(connection, message_id)
+            happened.extend(events.done(connection, message_id))
+    return status(message_id)
 
 
 def status(message_id: int) -> Status:
@@ -152,6 +189,8 @@ def status(message_id: int) -> Status:
         row = connection.execute(
             select(
                 _message.recipients,
+                _message.created_at,
+                _message.send_at,
                 _message.cancelled_at,
                 func.coalesce(_message.send_at > database_time(connection), false()).label("is_scheduled"),
                 unsent.label("is_unsent"),
@@ -163,15 +202,17 @@ def status(message_id: int) -> Status:
         sums = select(_outcome.outcome, func.sum(_outcome.count)).where(_outcome.message_id == message_id)
         counts = {name: int(number) for name, number in connection.execute(sums.group_by(_outcome.outcome))}
         reported = receipts.counts(connection, message_id)
-    state = _state(row, is_recorded=bool(counts))
+    outcomes = ("sent", "gone", "failed", "expired", "replaced", "cancelled")
     return Status(
         id=message_id,
-        state=state,
+        state=_state(row, is_recorded=bool(counts)),
+        created_at=row.created_at,
+        send_at=row.send_at,
         recipients=row.recipients,
-        fan_out_complete=not row.is_pending,
+        **{name: counts.get(name, 0) for name in outcomes},
         shown=reported["shown"],
         clicked=reported["clicked"],
-        **counts,
+        fan_out_complete=not row.is_pending,
     )
 
 

@@ -9,7 +9,7 @@ import logging
 import procrastinate
 
 from ..database import transaction
-from . import batches, failures, outbox
+from . import batches, failures, outbox, statistics
 from .clock import database_time
 from .delivery import Engine
 from .queue import DELIVER, DIRECT_PRIORITY, FAN_OUT, QUEUE, ScheduledBatch, enqueue
@@ -26,14 +26,14 @@ async def fan_out(context: procrastinate.JobContext, *, batch_id: int) -> None:
     """Create a broadcast's batches; the first are sent before the last are created."""
     engine: Engine = context.additional_context["engine"]
 
-    def next_batches() -> list[ScheduledBatch]:
-        return next(batches.fan_out(batch_id))
+    def next_part() -> list[ScheduledBatch] | None:
+        return next(batches.fan_out(batch_id), None)
 
     created = 0
     while not engine.is_stopped:
-        chunk = await engine.run(next_batches)
-        created += len(chunk)
-        if not chunk:
+        part = await engine.run(next_part)
+        created += len(part or [])
+        if part is None:
             logger.info("batch %d: fanned out to %d batches", batch_id, created)
             return
     await engine.run(_enqueue_again, FAN_OUT, batch_id, context.job.priority)
@@ -63,3 +63,11 @@ async def prune(context: procrastinate.JobContext, timestamp: int) -> None:
     engine: Engine = context.additional_context["engine"]
     await engine.run(failures.prune)
     await engine.run(outbox.prune)
+
+
+@procrastinate_app.periodic(cron="7 * * * *")
+@procrastinate_app.task(name="pushapp.count", queue=QUEUE, pass_context=True)
+async def count(context: procrastinate.JobContext, timestamp: int) -> None:
+    """Store today's count of subscriptions, every hour."""
+    engine: Engine = context.additional_context["engine"]
+    await engine.run(statistics.record_daily_counts)

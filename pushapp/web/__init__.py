@@ -9,10 +9,10 @@ from flask_cors import CORS
 from flask_smorest import Api as SmorestApi
 
 from .. import instance
-from . import health, views
-from . import receipts as _receipts  # noqa: F401  # adds its route to the blueprint
+from . import channels, health, messages, receipts, views  # noqa: F401  # their routes
+from .routes import blueprint
 
-BLUEPRINT_NAME: str = views.blueprint.name
+BLUEPRINT_NAME: str = blueprint.name
 
 
 class Api(SmorestApi):  # type: ignore[misc]  # flask-smorest has no types
@@ -37,12 +37,12 @@ def init_app(app: Flask, *, user_id: Callable[[], object] | None, url_prefix: st
     cookie = {"type": "apiKey", "in": "cookie", "name": app.config["SESSION_COOKIE_NAME"]}
     api.spec.components.security_scheme("session", cookie)
     api.spec.components.security_scheme("token", {"type": "http", "scheme": "bearer"})
-    api.register_blueprint(views.blueprint, url_prefix=url_prefix)
+    api.register_blueprint(blueprint, url_prefix=url_prefix)
     if with_health:
         api.register_blueprint(health.blueprint)
     # Compiled: flask-cors would read a text with brackets as a regular expression.
     if origins := [re.compile(re.escape(origin) + r"\Z") for origin in app.config["PUSH_ALLOWED_ORIGINS"]]:
-        paths = re.compile(re.escape(url_prefix) + "/.*")
+        paths = re.compile(re.escape(url_prefix) + "/(?!dashboard).*")
         CORS(app, resources={paths: {"origins": origins}}, supports_credentials=True)
     if app.config["PUSH_METRICS"]:
         instance.configure_multiprocess_metrics(app)

@@ -7,8 +7,8 @@ from marshmallow import fields, validate
 
 from ..sending import receipts
 from .errors import abort
+from .routes import blueprint, openapi_docs
 from .schemas import BrowserBody
-from .views import blueprint, openapi_docs
 
 
 class ReceiptSchema(BrowserBody):

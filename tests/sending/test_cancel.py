@@ -22,8 +22,8 @@ pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=Tr
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushapp.sending.audience.BATCH_SIZE", 4)
-    monkeypatch.setattr("pushapp.sending.batches.FAN_OUT_CHUNK", 8)
+    monkeypatch.setattr("pushapp.sending.recipients.BATCH_SIZE", 4)
+    monkeypatch.setattr("pushapp.sending.recipients.PART_SIZE", 8)
     monkeypatch.setattr("pushapp.sending.delivery.RENEW_INTERVAL", 0.05)
 
 
@@ -41,12 +41,12 @@ def cancel(app: Flask, message_id: int) -> None:
 def test_a_message_that_no_worker_has_is_cancelled_at_once(
     app: Flask, push_server: PushServer, to: Any
 ) -> None:
-    subscribe(app, push_server, 10)
+    subscribe(app, push_server, 8)
     message_id = enqueue(app, to)
     for _ in range(2):
         cancel(app, message_id)
         found = status(app, message_id)
-        assert (found.state, found.recipients, found.cancelled, found.pending) == ("cancelled", 10, 10, 0)
+        assert (found.state, found.recipients, found.cancelled, found.pending) == ("cancelled", 8, 8, 0)
     drain(app)
     assert status(app, message_id) == found
     assert push_server.requests == 0

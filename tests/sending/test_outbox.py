@@ -35,7 +35,7 @@ class TestMessage:
     def test_to_everyone_is_sent_in_batches(
         self, app: Flask, push_server: PushServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("pushapp.sending.audience.BATCH_SIZE", 4)
+        monkeypatch.setattr("pushapp.sending.recipients.BATCH_SIZE", 4)
         bodies = [push_server.subscription() for _ in range(14)]
         for number, body in enumerate(bodies):
             post(signed_in(app, f"user {number % 5}"), body)
@@ -70,7 +70,7 @@ class TestMessage:
         found = send(app, to)
         assert (found.state, found.recipients, counts(found)) == ("done", 0, (0, 0, 0))
 
-    @pytest.mark.parametrize("to", ["", None, True, [], "x" * 256, "a\0"])
+    @pytest.mark.parametrize("to", ["", None, True, [None], {"a": 1}, b"alice", "x" * 256, "a\0"])
     def test_to_an_invalid_user_id_is_rejected(self, app: Flask, to: Any) -> None:
         with app.app_context(), pytest.raises(MessageError, match="to: "):
             pushapp.send(Message(title="x"), to=to)
