@@ -9,7 +9,6 @@ from flask import current_app
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Executable,
     and_,
     bindparam,
     delete,
@@ -117,7 +116,7 @@ _DELETE_OLDEST = (
 
 
 def _upsert(dialect: str) -> UpdateBase:
-    new = ("user_id", "endpoint", "endpoint_hash", "vapid_key", "label", "created_at")
+    new = ("user_id", "endpoint", "endpoint_hash", "label", "vapid_key", "created_at")
     renewed = ("keys_p256dh", "keys_auth", "expires_at", "updated_at")
     row = INSERTS[dialect](_table).values({name: bindparam(name) for name in new + renewed})
     changed: dict[str, Any] = {name: row.excluded[name] for name in renewed}
@@ -140,13 +139,13 @@ class Changes:
         self._added: dict[int, str] = {}  # users by id
         self._deleted: dict[int, str] = {}
 
-    def stored(self, upserted: Sequence[Any], row: Mapping[str, Any]) -> None:
-        """Note what an upsert of a row has returned."""
-        ((subscription_id, created_at),) = upserted
+    def store(self, row: Mapping[str, Any], stored: Sequence[Any]) -> None:
+        """Take the result of an upsert."""
+        ((row_id, created_at),) = stored
         if created_at == row["created_at"]:  # else there was one
-            self._added[subscription_id] = row["user_id"]
+            self._added[row_id] = row["user_id"]
 
-    def delete(self, connection: Connection, statement: Executable, row: Mapping[str, Any]) -> None:
+    def delete(self, connection: Connection, statement: UpdateBase, row: Mapping[str, Any]) -> None:
         """Execute a statement that deletes rows."""
         self._deleted.update((deleted.id, deleted.user_id) for deleted in connection.execute(statement, row))
 
@@ -184,13 +183,13 @@ def save(user_id: str, subscription: Subscription) -> int:
     state = _read_state(row, deadline)
     is_new = not (state.is_stored or state.is_replaced or state.is_owned_by_other)
     if is_new and state.others < limit:
-        changes.stored(_UPSERT.execute(row, deadline), row)
+        changes.store(row, _UPSERT.execute(row, deadline))
         state = _read_state(row, deadline)
+    total = state.total
     if state.is_replaced and not state.is_owned_by_other:
         # This request was sent before the browser's renewal was stored, and arrived after it.
-        return remove(user_id, subscription.endpoint)
-    total = state.total
-    if not state.is_stored or state.is_owned_by_other or total > limit:
+        total = _remove(user_id, subscription.endpoint, changes)
+    elif not state.is_stored or state.is_owned_by_other or total > limit:
         total = _reconcile(row, limit, deadline, changes)
     changes.announce()
     return total
@@ -199,9 +198,7 @@ def save(user_id: str, subscription: Subscription) -> int:
 def remove(user_id: str, endpoint: str) -> int:
     """Delete a user's subscription by its endpoint, if it exists, and return the user's count."""
     changes = Changes()
-    with autocommit() as connection:
-        changes.delete(connection, _DELETE, {"user_id": user_id, "endpoint_hash": hash_endpoint(endpoint)})
-        count: int = connection.execute(_COUNT, {"user_id": user_id}).scalar_one()
+    count = _remove(user_id, endpoint, changes)
     changes.announce()
     return count
 
@@ -240,6 +237,13 @@ def list_for(user_id: str) -> Sequence[Any]:
     """Return a user's subscriptions, oldest first: id, label, endpoint, and three times."""
     with autocommit() as connection:
         return connection.execute(_LIST, {"user_id": user_id}).all()
+
+
+def _remove(user_id: str, endpoint: str, changes: Changes) -> int:
+    row = {"user_id": user_id, "endpoint_hash": hash_endpoint(endpoint)}
+    with autocommit() as connection:
+        changes.delete(connection, _DELETE, row)
+        return connection.execute(_COUNT, row).scalar_one()
 
 
 def _id(user_id: str, subscription_id: int) -> dict[str, Any]:
@@ -286,7 +290,7 @@ def _reconcile(row: Mapping[str, Any], limit: int, deadline: float, changes: Cha
                 # The browser that has to move here keeps its key.
                 moved_key = connection.execute(_SELECT_KEY_OF_OTHERS, row).scalar()
                 row = {**row, "vapid_key": moved_key or row["vapid_key"]}
-            changes.stored(connection.execute(_UPSERTS[connection.dialect.name], row).all(), row)
+            changes.store(row, connection.execute(_UPSERTS[connection.dialect.name], row).all())
             if current_app.config["PUSH_BROWSER_HAS_ONE_USER"]:
                 changes.delete(connection, DELETE_OF_OTHERS, row)
             changes.delete(connection, _DELETE_OLDEST, {**row, "limit": limit - 1})

@@ -41,14 +41,21 @@ def recorded(deadline: float | None = None) -> Iterator[tuple[Connection, list[E
     happened: list[Event] = []
     with transaction(deadline) as connection:
         yield connection, happened
-        posts = webhook.posts_for(happened)
-        is_queued = connection.dialect.name == "postgresql"
-        if posts and is_queued:
-            webhook.enqueue(connection, posts)
+        unqueued = store(connection, happened)
     for event in happened:
         signals.send(SIGNALS[event.type], **event.data)
-    if posts and not is_queued:
-        _post_now(posts)
+    if unqueued:
+        _post_now(unqueued)
+
+
+def store(connection: Connection, happened: Sequence[Event]) -> Sequence[webhook.Post]:
+    """Add the webhook's jobs for events to a transaction; return what is left to post: all, on SQLite."""
+    posts = webhook.posts_for(happened)
+    if connection.dialect.name != "postgresql":
+        return posts
+    if posts:
+        webhook.enqueue(connection, posts)
+    return []
 
 
 def _post_now(posts: Sequence[webhook.Post]) -> None:

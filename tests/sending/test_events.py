@@ -13,8 +13,8 @@ import pytest
 from flask import Flask
 from sqlalchemy import text
 
-from pushapp import EVERYONE, signals
-from pushapp.database import engine
+from pushapp import EVERYONE, cancel, signals
+from pushapp.database import engine, transaction
 from pushapp.sending import claims, events, failures, recording
 from pushapp.sending.delivery import Engine
 from pushapp.webpush.responses import Outcome, Result
@@ -80,7 +80,7 @@ class TestSignals:
         ]
         assert named(found, "subscription_gone") == [{"subscription_id": gone_id, "user_id": "alice"}]
 
-    @pytest.mark.parametrize("to", ["nobody", EVERYONE])
+    @pytest.mark.parametrize("to", ["stranger", EVERYONE])
     def test_a_message_without_recipients_is_done(self, app: Flask, to: Any) -> None:
         with received(app) as found:
             message_id = send(app, to).id
@@ -89,8 +89,8 @@ class TestSignals:
     def test_a_broadcast_of_several_batches_is_done_once(
         self, app: Flask, push_server: PushServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("pushapp.sending.audience.BATCH_SIZE", 1)
-        monkeypatch.setattr("pushapp.sending.batches.FAN_OUT_CHUNK", 2)
+        monkeypatch.setattr("pushapp.sending.recipients.BATCH_SIZE", 1)
+        monkeypatch.setattr("pushapp.sending.recipients.PART_SIZE", 2)
         for user in ("alice", "bob", "carol"):
             subscribe(app, push_server.subscription(), user)
         with received(app) as found:
@@ -98,6 +98,32 @@ class TestSignals:
         assert named(found, "message_done") == [
             {"message_id": message_id, "recipients": 3, "outcomes": {"sent": 3}}
         ]
+
+    @queued_only
+    def test_a_cancelled_message_is_done_once(self, app: Flask, push_server: PushServer) -> None:
+        subscribe(app, push_server.subscription())
+        with received(app) as found:
+            message_id = enqueue(app, "alice")
+            for _ in range(2):
+                with app.app_context():
+                    cancel(message_id)
+            drain(app)
+        assert named(found, "message_done") == [
+            {"message_id": message_id, "recipients": 1, "outcomes": {"cancelled": 1}}
+        ]
+
+    @queued_only
+    def test_a_message_in_a_transaction_of_the_host_is_announced_if_that_commits(
+        self, app: Flask, push_server: PushServer, receiver: Receiver
+    ) -> None:
+        with app.app_context():
+            with suppress(ZeroDivisionError), transaction() as connection:
+                enqueue(app, "stranger", connection=connection)
+                raise ZeroDivisionError
+            with transaction() as connection:
+                message_id = enqueue(app, "stranger", connection=connection)
+        drain(app)
+        assert [each.data["message_id"] for each in receiver.received] == [message_id]
 
     def test_a_repeated_idempotency_key_announces_nothing(self, app: Flask) -> None:
         send(app, "alice", idempotency_key="one")
@@ -109,7 +135,7 @@ class TestSignals:
     def test_two_workers_that_record_the_last_batches_at_once_announce_it_once(
         self, app: Flask, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("pushapp.sending.audience.BATCH_SIZE", 1)
+        monkeypatch.setattr("pushapp.sending.recipients.BATCH_SIZE", 1)
         for host in ("fcm.googleapis.com", "web.push.apple.com"):  # whose counts are different rows
             subscribe(app, subscription(endpoint=f"https://{host}/1"))
         message_id = enqueue(app, "alice")
@@ -218,7 +244,7 @@ class TestWebhook:
         self, app: Flask, receiver: Receiver, caplog: pytest.LogCaptureFixture
     ) -> None:
         receiver.statuses = [404] * 10
-        send(app, "nobody")
+        send(app, "stranger")
         drain_all(app)
         assert len(receiver.received) == 4
         errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
@@ -266,6 +292,6 @@ class TestWebhook:
 
     def test_without_a_url_nothing_is_queued(self, make_app: Callable[..., Flask]) -> None:
         app = make_app()
-        send(app, "nobody")
+        send(app, "stranger")
         if app.config["SQLALCHEMY_DATABASE_URI"].get_backend_name() == "postgresql":
             assert scalar(app, JOBS) == 0
