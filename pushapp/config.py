@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError
 from . import setting_checks as check
 from .database import POOL_TIMEOUT
 from .instance import load_or_create_secret
+from .standard_webhooks import check_url, parse_secret
 
 DEFAULT_DATABASE_URL = "sqlite:///pushapp.db"
 
@@ -51,8 +52,8 @@ SETTINGS: Mapping[str, Setting] = {
     "PUSH_VAPID_PRIVATE_KEY": Setting(None, check.unchecked),  # `keys` checks these three
     "PUSH_VAPID_PRIVATE_KEY_FALLBACKS": Setting([], check.unchecked),
     "PUSH_VAPID_SUBJECT": Setting(None, check.unchecked),
-    "PUSH_WEBHOOK_SECRET": Setting(None, check.webhook_secret),
-    "PUSH_WEBHOOK_URL": Setting(None, check.webhook_url),
+    "PUSH_WEBHOOK_SECRET": Setting(None, check.optional(parse_secret)),
+    "PUSH_WEBHOOK_URL": Setting(None, check.optional(check_url)),
 }
 
 # Flask's settings that decide who is signed in. A wrong one would fail late, or sign in anyone.

@@ -9,6 +9,7 @@ from flask import current_app
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Executable,
     and_,
     bindparam,
     delete,
@@ -32,10 +33,7 @@ ADVISORY_LOCK_KEY = 0x70757368  # "push"; taken by writes to several rows, which
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """The stored parts of a browser's `PushSubscription`.
-
-    Without a label or a VAPID key the stored one stays; a new row has the current key.
-    """
+    """The stored parts of a `PushSubscription`; without a label or VAPID key the stored one stays."""
 
     endpoint: str
     p256dh: str
@@ -116,7 +114,7 @@ _DELETE_OLDEST = (
 
 
 def _upsert(dialect: str) -> UpdateBase:
-    new = ("user_id", "endpoint", "endpoint_hash", "label", "vapid_key", "created_at")
+    new = ("user_id", "endpoint", "endpoint_hash", "vapid_key", "label", "created_at")
     renewed = ("keys_p256dh", "keys_auth", "expires_at", "updated_at")
     row = INSERTS[dialect](_table).values({name: bindparam(name) for name in new + renewed})
     changed: dict[str, Any] = {name: row.excluded[name] for name in renewed}
@@ -139,13 +137,13 @@ class Changes:
         self._added: dict[int, str] = {}  # users by id
         self._deleted: dict[int, str] = {}
 
-    def store(self, row: Mapping[str, Any], stored: Sequence[Any]) -> None:
-        """Take the result of an upsert."""
-        ((row_id, created_at),) = stored
+    def stored(self, upserted: Sequence[Any], row: Mapping[str, Any]) -> None:
+        """Note what an upsert of a row has returned."""
+        ((subscription_id, created_at),) = upserted
         if created_at == row["created_at"]:  # else there was one
-            self._added[row_id] = row["user_id"]
+            self._added[subscription_id] = row["user_id"]
 
-    def delete(self, connection: Connection, statement: UpdateBase, row: Mapping[str, Any]) -> None:
+    def delete(self, connection: Connection, statement: Executable, row: Mapping[str, Any]) -> None:
         """Execute a statement that deletes rows."""
         self._deleted.update((deleted.id, deleted.user_id) for deleted in connection.execute(statement, row))
 
@@ -183,7 +181,7 @@ def save(user_id: str, subscription: Subscription) -> int:
     state = _read_state(row, deadline)
     is_new = not (state.is_stored or state.is_replaced or state.is_owned_by_other)
     if is_new and state.others < limit:
-        changes.store(row, _UPSERT.execute(row, deadline))
+        changes.stored(_UPSERT.execute(row, deadline), row)
         state = _read_state(row, deadline)
     total = state.total
     if state.is_replaced and not state.is_owned_by_other:
@@ -290,7 +288,7 @@ def _reconcile(row: Mapping[str, Any], limit: int, deadline: float, changes: Cha
                 # The browser that has to move here keeps its key.
                 moved_key = connection.execute(_SELECT_KEY_OF_OTHERS, row).scalar()
                 row = {**row, "vapid_key": moved_key or row["vapid_key"]}
-            changes.store(row, connection.execute(_UPSERTS[connection.dialect.name], row).all())
+            changes.stored(connection.execute(_UPSERTS[connection.dialect.name], row).all(), row)
             if current_app.config["PUSH_BROWSER_HAS_ONE_USER"]:
                 changes.delete(connection, DELETE_OF_OTHERS, row)
             changes.delete(connection, _DELETE_OLDEST, {**row, "limit": limit - 1})

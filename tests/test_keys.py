@@ -43,7 +43,7 @@ class TestStoring:
         post(alice(app), subscription())
         assert stored_keys(app) == [NEW.public]
 
-    @pytest.mark.parametrize("key", [OLD.public, NEW.public])
+    @pytest.mark.parametrize("key", [OLD.public, NEW.public], ids=["old", "new"])
     def test_a_known_key_is_stored(self, make_app: Callable[..., Flask], key: str) -> None:
         app = make_app(**ROTATED)
         assert post(alice(app), subscription(applicationServerKey=key)).status_code == 200
@@ -75,7 +75,7 @@ class TestStoring:
         post(signed_in(app, "bob"), body)
         assert [(row.user_id, row.vapid_key) for row in rows(app)] == [("bob", OLD.public)]
 
-    @pytest.mark.parametrize("key", [OLD.public, NEW.public, None])
+    @pytest.mark.parametrize("key", [OLD.public, NEW.public, None], ids=["old", "new", "none"])
     def test_a_renewal_stores_the_key_of_the_new_subscription(
         self, make_app: Callable[..., Flask], key: str | None
     ) -> None:

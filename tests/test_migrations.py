@@ -207,16 +207,7 @@ def test_a_lock_timeout_is_a_one_line_error(url: str, app: Flask, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("revision", "status"),
-    [
-        ("0001", 503),
-        ("0002", 503),
-        ("0005", 503),
-        ("0006", 200),
-        ("9999", 200),
-        (None, 503),
-        ("0000", 503),
-        ("x", 503),
-    ],
+    [("0005", 503), ("0006", 200), ("9999", 200), (None, 503), ("0000", 503), ("x", 503)],
 )
 def test_a_database_is_ready_from_the_oldest_compatible_revision_on(
     url: str, app: Flask, revision: str | None, status: int

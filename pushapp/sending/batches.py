@@ -71,17 +71,14 @@ def fan_out(batch_id: int) -> Iterator[list[ScheduledBatch]]:
 def _add_next_part(
     connection: Connection, batch_id: int, happened: list[events.Event]
 ) -> list[ScheduledBatch] | None:
-    # The message is locked before its batches, as by `cancel`: no deadlock.
+    # Locked, so that concurrent fan-outs of one message take turns, and `cancel` as well.
     of_batch = select(_batch.message_id).where(_batch.id == batch_id).scalar_subquery()
     message = connection.execute(
         select(_message.id, _message.user_id, _message.audience)
         .where(_message.id == of_batch)
         .with_for_update(key_share=True)
     ).one_or_none()
-    # The row lock makes concurrent fan-outs of one message take turns.
-    pending = connection.execute(
-        select(PushBatch.__table__).where(_batch.id == batch_id).with_for_update()
-    ).one_or_none()
+    pending = connection.execute(select(PushBatch.__table__).where(_batch.id == batch_id)).one_or_none()
     if pending is None or message is None:
         return None
     now = database_time(connection)
@@ -94,15 +91,14 @@ def _add_next_part(
     this_message = update(PushMessage.__table__).where(_message.id == message.id)
     connection.execute(this_message.values(recipients=counted + part.size))
     this_row = _batch.id == batch_id
+    scheduled = add_batches(connection, message.id, now, part.batches)
     if part.next is None:
         connection.execute(delete(PushBatch.__table__).where(this_row))
+        happened += events.done(connection, message.id)
     else:
         progress = {**part.next._asdict(), "last_id": last_id, "claimed_at": now}
         connection.execute(update(PushBatch.__table__).where(this_row).values(progress))
-    scheduled = add_batches(connection, message.id, now, part.batches)
     enqueue(connection, DELIVER, scheduled, priority_of(audience))
-    if part.next is None and not scheduled:
-        happened += events.done(connection, message.id)
     return scheduled
 
 

@@ -38,15 +38,15 @@ class Status:
     created_at: datetime
     send_at: datetime | None  # None: when it was created
     recipients: int
-    sent: int
-    gone: int
-    failed: int
-    expired: int
-    replaced: int
-    cancelled: int
-    shown: int
-    clicked: int
-    fan_out_complete: bool  # `recipients` is final
+    sent: int = 0
+    gone: int = 0
+    failed: int = 0
+    expired: int = 0
+    replaced: int = 0
+    cancelled: int = 0
+    shown: int = 0
+    clicked: int = 0
+    fan_out_complete: bool = True  # `recipients` is final
 
     @property
     def pending(self) -> int:
@@ -92,12 +92,12 @@ def send(
     key = {"idempotency_key": idempotency_key, "content_hash": content_hash}
     if connection is not None:
         require_same_database(connection)
-        message_id, happened = _create(connection, message, audience, at, key)
-        events.store(connection, happened)  # the signal cannot be sent: the commit is the caller's
+        happened: list[events.Event] = []
+        message_id = _create(connection, message, audience, at, key, happened=happened)
+        events.store(connection, happened)  # no signals: the commit is the caller's
         return message_id
-    with events.recorded() as (own_connection, own_happened):
-        message_id, happened = _create(own_connection, message, audience, at, key)
-        own_happened.extend(happened)
+    with events.recorded() as (own_connection, happened):
+        message_id = _create(own_connection, message, audience, at, key, happened=happened)
     if engine().dialect.name == "sqlite" and status(message_id).state != "scheduled":
         _deliver_now(message_id, on_progress)
     return message_id
@@ -115,8 +115,14 @@ def _deliver_now(message_id: int, on_progress: Callable[[int, int], None]) -> No
 
 
 def _create(
-    connection: Connection, message: Message, audience: Audience, at: datetime | None, key: dict[str, Any]
-) -> tuple[int, list[events.Event]]:
+    connection: Connection,
+    message: Message,
+    audience: Audience,
+    at: datetime | None,
+    key: dict[str, Any],
+    *,
+    happened: list[events.Event],
+) -> int:
     now = database_time(connection)
     send_at = _send_at(at, now)
     first = recipients.Part([], None) if send_at else recipients.next_part(connection, audience)
@@ -134,15 +140,17 @@ def _create(
     insert = insert.on_conflict_do_nothing(index_elements=["idempotency_key"]).returning(_message.id)
     message_id: int | None = connection.execute(insert).scalar()
     if message_id is None:
-        return _first_message(connection, key), []
+        return _first_message(connection, key)
     if send_at is None and not audience.is_broadcast:
         scheduled = add_batches(connection, message_id, now, first.batches)
         enqueue(connection, DELIVER, scheduled, priority_of(audience))
-        return message_id, [] if scheduled else events.done(connection, message_id)
+        if not scheduled:
+            happened += events.done(connection, message_id)
+        return message_id
     last_id = MAX_ID if send_at else recipients.newest_id(connection)
     pending = add_pending(connection, message_id, send_at or now, last_id)
     enqueue(connection, FAN_OUT, [pending])
-    return message_id, []
+    return message_id
 
 
 def _send_at(at: datetime | None, now: datetime) -> datetime | None:
@@ -202,17 +210,16 @@ def status(message_id: int) -> Status:
         sums = select(_outcome.outcome, func.sum(_outcome.count)).where(_outcome.message_id == message_id)
         counts = {name: int(number) for name, number in connection.execute(sums.group_by(_outcome.outcome))}
         reported = receipts.counts(connection, message_id)
-    outcomes = ("sent", "gone", "failed", "expired", "replaced", "cancelled")
     return Status(
         id=message_id,
         state=_state(row, is_recorded=bool(counts)),
         created_at=row.created_at,
         send_at=row.send_at,
         recipients=row.recipients,
-        **{name: counts.get(name, 0) for name in outcomes},
+        fan_out_complete=not row.is_pending,
         shown=reported["shown"],
         clicked=reported["clicked"],
-        fan_out_complete=not row.is_pending,
+        **counts,
     )
 
 

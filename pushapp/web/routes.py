@@ -13,11 +13,11 @@ from .parsing import require_json
 
 TOKEN_ENDPOINTS = {"pushapp.create_message", "pushapp.get_message", "pushapp.cancel_message"}
 PUBLIC_ENDPOINTS = {
-    "pushapp.client",
-    "pushapp.create_receipt",
-    "pushapp.renew",
-    "pushapp.service_worker",
     "pushapp.vapid_public_key",
+    "pushapp.client",
+    "pushapp.service_worker",
+    "pushapp.renew",
+    "pushapp.create_receipt",
 }
 
 
