@@ -40,6 +40,10 @@ def _boolean(name: str, value: object) -> bool:
     return booleans[text]
 
 
+def _optional_boolean(name: str, value: object) -> bool | None:
+    return None if value is None else _boolean(name, value)
+
+
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigurationError(f"{name} must be a text that is not empty")
@@ -134,6 +138,7 @@ SETTINGS: Mapping[str, Setting] = {
     "PUSH_OPENAPI_URL_PREFIX": Setting(None, _url_prefix),
     "PUSH_PREPARE_THRESHOLD": Setting(5, _prepare_threshold),
     "PUSH_SESSION_USER_KEY": Setting("user_id", _text),
+    "PUSH_SUPPRESS_SEND": Setting(None, _optional_boolean),  # None: the application's TESTING
     "PUSH_TRUSTED_PUSH_SERVICES": Setting([], _origins),
     "PUSH_VAPID_PRIVATE_KEY": Setting(None, _unchecked),  # `load_vapid_signer` checks these two
     "PUSH_VAPID_SUBJECT": Setting(None, _unchecked),

@@ -14,6 +14,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "migrations" not in p
 PARTS = [
     ["__main__"],
     ["__init__"],
+    ["application", "pytest_plugin"],
     ["cli", "testing"],
     ["demo"],
     ["web"],

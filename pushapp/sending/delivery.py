@@ -15,7 +15,9 @@ from ..config import vapid_signer
 from ..database import deadline_after, is_transient, summarize, transaction
 from ..webpush.client import Client
 from . import batches
+from .loopback import LoopbackClient
 from .queue import ScheduledBatch
+from .suppression import fake_browsers, is_suppressed
 
 DATABASE_RETRY = 2  # seconds
 RECORDING_TIMEOUT = 10  # seconds
@@ -27,11 +29,12 @@ logger = logging.getLogger(__name__)
 
 def create_client(app: Flask) -> Client:
     """Return a client with an application's VAPID key and trusted push services."""
-    return Client(
-        vapid_signer().authorization,
-        app.config["PUSH_TRUSTED_PUSH_SERVICES"],
-        observe=app.extensions.get("push_observer"),
-    )
+    arguments = vapid_signer().authorization, app.config["PUSH_TRUSTED_PUSH_SERVICES"]
+    observe = app.extensions.get("push_observer")
+    browsers, suppressed = fake_browsers(app), is_suppressed(app)
+    if browsers or suppressed:
+        return LoopbackClient(*arguments, observe=observe, browsers=browsers, is_suppressed=suppressed)
+    return Client(*arguments, observe=observe)
 
 
 async def deliver_batch(

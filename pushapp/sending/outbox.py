@@ -6,14 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, delete, exists, func, select
 
-from ..database import autocommit, engine, transaction
+from ..database import autocommit, transaction
 from ..extensions import INSERTS
 from ..models import PushBatch, PushMessage, PushOutcome, normalize_user_id
 from ..webpush.message import Message, MessageError
 from . import audience
 from .audience import EVERYONE, Everyone
 from .batches import FAN_OUT_PENDING, add_batch, fan_out
-from .queue import DELIVER, FAN_OUT, ScheduledBatch, enqueue
+from .queue import DELIVER, FAN_OUT, ScheduledBatch, delivers_synchronously, enqueue
+from .suppression import capture
 
 MESSAGE_RETENTION = timedelta(days=30)  # of finished messages
 PRUNE_BATCH_SIZE = 1_000  # messages a transaction
@@ -56,7 +57,8 @@ def send(
 
     On PostgreSQL it is queued for `flask push worker`. On SQLite it is delivered before the return, and
     `on_progress` is called with how many recipients are done, and how many there are. With an idempotency
-    key that was used before nothing is sent, and the id is the first message's.
+    key that was used before nothing is sent, and the id is the first message's. While sends are suppressed,
+    nothing leaves the process, and all recipients count as sent.
 
     Raises MessageError if `to` is an invalid user id.
     """
@@ -64,9 +66,11 @@ def send(
     if user_id is None and to is not EVERYONE:
         raise MessageError("to", "Must be a user's id, or everyone.")
     with transaction() as connection:
-        message_id, scheduled = _create_message(connection, message, user_id, idempotency_key)
+        message_id, scheduled, is_new = _create_message(connection, message, user_id, idempotency_key)
         enqueue(connection, FAN_OUT if to is EVERYONE else DELIVER, scheduled)
-    if engine().dialect.name == "sqlite":
+    if is_new:
+        capture(message, to)
+    if scheduled and delivers_synchronously():
         _deliver_now(message_id, scheduled, on_progress)
     return message_id
 
@@ -83,7 +87,8 @@ def send_to_subscription(message: Message, user_id: str, subscription_id: int) -
         ids = {"first_id": subscription_id, "last_id": subscription_id, "subscription_ids": [subscription_id]}
         scheduled = [add_batch(connection, message_id, now, size=1, **ids)]
         enqueue(connection, DELIVER, scheduled)
-    if engine().dialect.name == "sqlite":
+    capture(message, user_id)
+    if delivers_synchronously():
         _deliver_now(message_id, scheduled, _ignore_progress)
     return message_id
 
@@ -101,7 +106,7 @@ def _deliver_now(
 
 def _create_message(
     connection: Connection, message: Message, user_id: str | None, idempotency_key: str | None
-) -> tuple[int, list[ScheduledBatch]]:
+) -> tuple[int, list[ScheduledBatch], bool]:
     now = datetime.now(UTC)
     limit = RECIPIENT_COUNT_LIMIT if user_id is None else None
     found = audience.ranges(connection, user_id, limit=limit)
@@ -117,14 +122,14 @@ def _create_message(
     message_id = connection.execute(insert).scalar()
     if message_id is None:
         existing = select(_message.id).where(_message.idempotency_key == idempotency_key)
-        return connection.execute(existing).scalar_one(), []
+        return connection.execute(existing).scalar_one(), [], False
     if user_id is None:
         # One row, whatever the size of the audience: `fan_out` replaces it by batches.
         last_id = audience.newest_id(connection)
-        return message_id, [
-            add_batch(connection, message_id, now, first_id=0, last_id=last_id, size=FAN_OUT_PENDING)
-        ]
-    return message_id, [add_batch(connection, message_id, now, **one_range._asdict()) for one_range in found]
+        added = [add_batch(connection, message_id, now, first_id=0, last_id=last_id, size=FAN_OUT_PENDING)]
+    else:
+        added = [add_batch(connection, message_id, now, **one_range._asdict()) for one_range in found]
+    return message_id, added, True
 
 
 def status(message_id: int) -> Status:

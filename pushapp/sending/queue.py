@@ -7,9 +7,12 @@ from datetime import datetime
 from typing import Any
 
 import procrastinate
+from flask import current_app
 from sqlalchemy import Connection, text
 
+from ..database import engine
 from ..schema import QUEUE_SCHEMA
+from .suppression import is_suppressed
 
 QUEUE = "push"
 FAN_OUT = "pushapp.fan_out"
@@ -35,8 +38,8 @@ def enqueue(
     batches: Sequence[ScheduledBatch],
     priority: int = DIRECT_PRIORITY,
 ) -> None:
-    """Add jobs for batches in the connection's transaction; nothing on SQLite, which has no queue."""
-    if connection.dialect.name != "postgresql" or not batches:
+    """Add jobs for batches in the connection's transaction; nothing where `send` delivers itself."""
+    if not batches or delivers_synchronously():
         return
     with _queue_schema(connection):
         for run_at in sorted({batch.run_at for batch in batches}):
@@ -52,6 +55,11 @@ def enqueue(
                 chunk = ids[start : start + JOBS_PER_STATEMENT]
                 arguments: list[dict[str, Any]] = [{"batch_id": batch_id} for batch_id in chunk]
                 deferrer.batch_defer(*arguments)
+
+
+def delivers_synchronously() -> bool:
+    """Return whether `send` delivers: on SQLite, which has no queue, and while sends are suppressed."""
+    return engine().dialect.name == "sqlite" or is_suppressed(current_app)
 
 
 @contextmanager
