@@ -8,17 +8,19 @@ if TYPE_CHECKING:
     from .config import ConfigurationError
     from .sending.audience import EVERYONE
     from .sending.outbox import send
+    from .userdata import erase
     from .webpush.message import Message, MessageError, Urgency
 
 __version__ = "0.2.0"
 __all__ = ["EVERYONE", "ConfigurationError", "Message", "MessageError", "Urgency"]
-__all__ += ["create_app", "init_app", "send"]
+__all__ += ["create_app", "erase", "init_app", "send"]
 
 _MODULES = {
     ".application": {"create_app", "init_app"},
     ".config": {"ConfigurationError"},
     ".sending.audience": {"EVERYONE"},
     ".sending.outbox": {"send"},
+    ".userdata": {"erase"},
     ".webpush.message": {"Message", "MessageError", "Urgency"},
 }
 

@@ -17,8 +17,8 @@ from psycopg import OperationalError
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.serving import run_simple
 
+from . import data_commands, subscriptions
 from . import demo as demo_site
-from . import subscriptions
 from .database import engine, is_transient, summarize
 from .schema import alembic_config
 from .sending import audience, outbox
@@ -47,6 +47,8 @@ class PushGroup(AppGroup):
 
 
 push = PushGroup("push", help="Manage Web Push subscriptions and messages.")
+for data_command in data_commands.COMMANDS:
+    push.add_command(data_command)
 
 
 @push.group("db", cls=PushGroup)

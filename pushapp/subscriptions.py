@@ -227,8 +227,9 @@ def _select_state(connection: Connection, row: Mapping[str, Any]) -> _State:
     return _State(total, others, stored > 0, replaced > 0, bool(owned_by_other) and one_user)
 
 
-def _lock(connection: Connection) -> None:
-    # Serialized, to avoid deadlocks over several rows. On SQLite the first write locks the file.
+def lock(connection: Connection) -> None:
+    """Serialize transactions that write several rows, to avoid deadlocks."""
+    # On SQLite the first write locks the file.
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK_KEY)))
 
@@ -236,7 +237,7 @@ def _lock(connection: Connection) -> None:
 def _reconcile(row: Mapping[str, Any], limit: int, deadline: float) -> int:
     while True:
         with transaction(deadline) as connection:
-            _lock(connection)
+            lock(connection)
             connection.execute(_UPSERT[connection.dialect.name], _columns(row))
             if current_app.config["PUSH_BROWSER_HAS_ONE_USER"]:
                 connection.execute(_DELETE_OF_OTHERS, row)
@@ -251,7 +252,7 @@ def _reconcile(row: Mapping[str, Any], limit: int, deadline: float) -> int:
 def _replace(
     connection: Connection, old: Mapping[str, Any], possession: bytes, subscription: Subscription
 ) -> bool:
-    _lock(connection)
+    lock(connection)
     replaced = connection.execute(_SELECT_REPLACED, old).all()
     one_user = current_app.config["PUSH_BROWSER_HAS_ONE_USER"]
     for position, (row_id, user_id) in enumerate(replaced):
