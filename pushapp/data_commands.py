@@ -1,12 +1,19 @@
-"""`flask push erase`, `export`: a user's data."""
+"""`flask push erase`, `export`, `import`: users' data."""
 
 import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
+from io import UnsupportedOperation
+from typing import BinaryIO
 
 import click
 from flask.cli import with_appcontext
+from sqlalchemy.exc import SQLAlchemyError
 
-from . import userdata
+from . import imports, userdata
 
 
 @click.command()
@@ -33,4 +40,46 @@ def export(user: str) -> None:
     click.echo(json.dumps(data, indent=2, ensure_ascii=False, default=datetime.isoformat))
 
 
-COMMANDS = (erase, export)
+@click.command("import")
+@click.argument("file", type=click.File("rb"))
+@with_appcontext
+def import_command(file: BinaryIO) -> None:
+    """Store the subscriptions in FILE, of another system; `-` is the standard input.
+
+    One JSON object a line: {"user_id", "endpoint", "keys": {"p256dh", "auth"}, "expirationTime"?}. Wrong
+    lines are reported, and the others stored; then the exit status is 1. It can be run again.
+    """
+    done = imports.Report()
+    with _progress_bar(file) as (advance, before_line):
+
+        def print_problem(number: int, reason: str) -> None:
+            click.echo(f"{before_line}line {number}: {reason}", err=True)
+
+        try:
+            imports.import_lines(file, done, print_problem, advance)
+        except SQLAlchemyError:
+            click.echo(
+                f"{before_line}Stopped with {done.stored} subscriptions stored: run it again.", err=True
+            )
+            raise
+    summary = f"{done.stored} subscriptions stored, {done.written} of them new or changed"
+    click.echo(f"{summary}; {done.left_out} left out, {done.wrong} wrong lines.")
+    if done.wrong:
+        sys.exit(1)
+
+
+@contextmanager
+def _progress_bar(file: BinaryIO) -> Iterator[tuple[Callable[[int], None], str]]:
+    """Yield what advances the bar by a number of bytes, and what clears it before another line."""
+    try:
+        size = os.fstat(file.fileno()).st_size
+    except UnsupportedOperation:
+        size = 0
+    if not size or not sys.stderr.isatty():
+        yield lambda _bytes: None, ""
+        return
+    with click.progressbar(length=size, label="Importing", file=sys.stderr) as bar:
+        yield bar.update, "\r\033[K"
+
+
+COMMANDS = (erase, export, import_command)

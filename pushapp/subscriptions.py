@@ -128,7 +128,7 @@ def save(user_id: str, subscription: Subscription) -> int:
     user is over the limit, or the browser has another user.
     """
     limit = current_app.config["PUSH_MAX_SUBSCRIPTIONS_PER_USER"]
-    row = _row(user_id, subscription)
+    row = row_for(user_id, subscription)
     deadline = deadline_after()
     with autocommit(deadline) as connection:
         state = _select_state(connection, row)
@@ -201,7 +201,8 @@ def _id(user_id: str, subscription_id: int) -> dict[str, Any]:
     return {"user_id": user_id, "subscription_id": subscription_id}
 
 
-def _row(user_id: str, subscription: Subscription) -> dict[str, Any]:
+def row_for(user_id: str, subscription: Subscription) -> dict[str, Any]:
+    """Return the values of a new row by column, and `possession`, which finds the row that replaced it."""
     now = datetime.now(UTC)
     return {
         "user_id": user_id,
@@ -256,7 +257,7 @@ def _replace(
     replaced = connection.execute(_SELECT_REPLACED, old).all()
     one_user = current_app.config["PUSH_BROWSER_HAS_ONE_USER"]
     for position, (row_id, user_id) in enumerate(replaced):
-        row = _row(user_id, subscription)
+        row = row_for(user_id, subscription)
         if position and one_user:
             connection.execute(_DELETE_BY_ID, _id(user_id, row_id))
             continue

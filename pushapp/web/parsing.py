@@ -31,9 +31,20 @@ class JSONBodyParser(FlaskParser):
         if len(body) > MAX_BODY_LENGTH:
             abort(413, f"The body must be at most {MAX_BODY_LENGTH} bytes long.")
         try:
-            return json.loads(body.decode(), parse_int=_parse_int, parse_constant=_reject_constant)
-        except (ValueError, RecursionError):
+            return parse_json(body)
+        except ValueError:
             abort(400, "The body is not valid JSON.")
+
+
+def parse_json(text: bytes) -> Any:
+    """Return JSON in UTF-8 as Python values.
+
+    Raises ValueError.
+    """
+    try:
+        return _decoder.decode(text.decode())
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def _read(req: Request) -> bytes:
@@ -51,3 +62,6 @@ def _parse_int(digits: str) -> float:
 
 def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not valid JSON")
+
+
+_decoder = json.JSONDecoder(parse_int=_parse_int, parse_constant=_reject_constant)
