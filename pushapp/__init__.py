@@ -5,21 +5,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .application import create_app, init_app
+    from .channels import Channel, channels_of, join, leave
     from .config import ConfigurationError
-    from .sending.audience import EVERYONE
-    from .sending.outbox import send
+    from .sending.audience import EVERYONE, Device
+    from .sending.outbox import cancel, send
     from .userdata import erase
     from .webpush.message import Message, MessageError, Urgency
 
 __version__ = "0.2.0"
-__all__ = ["EVERYONE", "ConfigurationError", "Message", "MessageError", "Urgency"]
-__all__ += ["create_app", "erase", "init_app", "send"]
+__all__ = ["EVERYONE", "Channel", "ConfigurationError", "Device", "Message", "MessageError", "Urgency"]
+__all__ += ["cancel", "channels_of", "create_app", "erase", "init_app", "join", "leave", "send"]
 
 _MODULES = {
     ".application": {"create_app", "init_app"},
+    ".channels": {"Channel", "channels_of", "join", "leave"},
     ".config": {"ConfigurationError"},
-    ".sending.audience": {"EVERYONE"},
-    ".sending.outbox": {"send"},
+    ".sending.audience": {"EVERYONE", "Device"},
+    ".sending.outbox": {"cancel", "send"},
     ".userdata": {"erase"},
     ".webpush.message": {"Message", "MessageError", "Urgency"},
 }

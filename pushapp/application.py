@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import click
 from flask import Flask
 
 from . import cli, config, demo, extensions, web
@@ -58,6 +59,9 @@ def _init_app(
         config.load_vapid_signer(app, on_sqlite=engine().dialect.name == "sqlite")
     web.init_app(app, user_id=user_id, url_prefix=url_prefix, with_health=with_health)
     app.cli.add_command(cli.push, name=cli_group)
+    context = click.get_current_context(silent=True)
+    if context is None or context.info_name == "run":  # other commands print what they are for
+        config.warn_without_site_url(app)
 
 
 def _reject_taken_names(app: Flask, cli_group: str) -> None:

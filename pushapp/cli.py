@@ -1,8 +1,7 @@
-"""`flask push …` and `flask demo`."""
+"""`flask push …` and `flask demo`; `message_commands` has those that send."""
 
 import asyncio
 import logging
-import sys
 from typing import Any
 
 import click
@@ -17,15 +16,13 @@ from psycopg import OperationalError
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.serving import run_simple
 
-from . import data_commands, subscriptions
+from . import data_commands, message_commands, subscriptions
 from . import demo as demo_site
-from .database import engine, is_transient, summarize
+from .database import is_transient, summarize
 from .schema import alembic_config
-from .sending import audience, outbox
-from .sending.audience import EVERYONE
+from .sending import failures, outbox
 from .sending.worker import DEFAULT_CONCURRENCY, describe, run_worker
 from .web.schemas import SubscriptionSummarySchema
-from .webpush.message import DEFAULT_TTL, Message, MessageError, Urgency
 from .webpush.vapid import generate_key_pair
 
 
@@ -129,53 +126,12 @@ def prune() -> None:
 
     Workers do this every night.
     """
-    click.echo(f"Deleted {audience.prune()} expired subscriptions.")
+    click.echo(f"Deleted {failures.prune()} expired subscriptions.")
     click.echo(f"Deleted {outbox.prune()} old messages.")
 
 
-@push.command("send")
-@click.argument("user", required=False)
-@click.option("--everyone", is_flag=True, help="Send to all users instead of USER.")
-@click.option("--title", required=True, help="The notification's title.")
-@click.option("--body", help="The notification's text.")
-@click.option("--navigate", help="The target of a click: a path, or an http or https URL.")
-@click.option("--icon", help="The icon: a path or URL.")
-@click.option("--tag", help="Replaces a notification with the same tag.")
-@click.option("--ttl", type=int, default=DEFAULT_TTL, show_default=True, help="Time to live, in seconds.")
-@click.option(
-    "--urgency",
-    type=click.Choice([urgency.value for urgency in Urgency]),
-    default=Urgency.NORMAL.value,
-    show_default=True,
-)
-@click.option("--topic", help="Replaces an undelivered message with the same topic.")
-def send_command(user: str | None, everyone: bool, **fields: Any) -> None:
-    """Send a message to USER, or to everyone.
-
-    On PostgreSQL it is queued for `flask push worker`; on SQLite it is sent synchronously.
-    """
-    if everyone == bool(user):
-        raise click.UsageError("Pass either USER or --everyone.")
-    try:
-        message = Message(**fields)
-    except MessageError as error:
-        raise click.UsageError(str(error)) from None
-    with click.progressbar(length=1, label="Sending", file=sys.stderr) as bar:
-
-        def update(done: int, total: int) -> None:
-            bar.length = total
-            bar.update(done)
-
-        try:
-            message_id = outbox.send(message, to=user or EVERYONE, on_progress=update)
-        except MessageError as error:
-            raise click.UsageError(str(error)) from None
-    status = outbox.status(message_id)
-    pending = status.recipients - status.sent - status.gone - status.failed
-    is_exact = status.fan_out_complete or status.recipients < outbox.RECIPIENT_COUNT_LIMIT
-    more = "" if is_exact else " or more"
-    counts = f"{status.sent} sent, {status.gone} gone, {status.failed} failed, {pending}{more} queued"
-    click.echo(f"Message {status.id}: {counts}.")
+push.add_command(message_commands.send)
+push.add_command(message_commands.cancel)
 
 
 @push.command()
@@ -184,17 +140,15 @@ def send_command(user: str | None, everyone: bool, **fields: Any) -> None:
     type=click.IntRange(1),
     default=DEFAULT_CONCURRENCY,
     show_default=True,
-    help="Batches (up to 250 recipients) sent concurrently.",
+    help="Messages in flight.",
 )
-@click.option("--drain", is_flag=True, help="Exit when the queue is empty.")
+@click.option("--drain", is_flag=True, help="Exit when nothing is due.")
 def worker(concurrency: int, drain: bool) -> None:
     """Process the send queue.
 
-    Run any number of workers, on any number of machines. SIGTERM and Ctrl+C shut down gracefully; jobs
-    of a killed worker are retried within 30 s.
+    Run any number of workers, on any number of machines; on SQLite one. SIGTERM and Ctrl+C shut down
+    gracefully; what a killed worker was sending is sent by another within a minute.
     """
-    if engine().dialect.name != "postgresql":
-        raise click.ClickException("the queue needs PostgreSQL: on SQLite, messages are sent synchronously")
     _log_to_stderr()
     try:
         asyncio.run(run_worker(app_ctx.app, concurrency=concurrency, drain=drain))

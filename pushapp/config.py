@@ -1,10 +1,10 @@
 """Settings: defaults, sources, checks."""
 
 import json
+import logging
 import os
 import secrets
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -14,12 +14,14 @@ from sqlalchemy import make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 
+from . import setting_checks as check
 from .database import POOL_TIMEOUT
 from .instance import load_or_create_secret
-from .webpush.endpoints import parse_origin
 from .webpush.vapid import PLACEHOLDER_SUBJECT, Signer, check_subject, generate_key_pair, load_key_pair
 
 DEFAULT_DATABASE_URL = "sqlite:///pushapp.db"
+
+logger = logging.getLogger(__name__)
 
 
 class ConfigurationError(ClickException):
@@ -27,136 +29,43 @@ class ConfigurationError(ClickException):
 
 
 class Setting(NamedTuple):
-    """The default of a setting, and a function that checks the name and a value, and returns the value."""
+    """The default of a setting, and a function that checks a value, and returns the one to use."""
 
     default: Any
-    check: Callable[[str, Any], Any]
-
-
-def _boolean(name: str, value: object) -> bool:
-    booleans = {"true": True, "1": True, "false": False, "0": False}
-    if (text := str(value).lower()) not in booleans:
-        raise ConfigurationError(f"{name} must be true or false")
-    return booleans[text]
-
-
-def _optional_boolean(name: str, value: object) -> bool | None:
-    return None if value is None else _boolean(name, value)
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise ConfigurationError(f"{name} must be a text that is not empty")
-    return value
-
-
-def _optional_text(name: str, value: object) -> str | None:
-    return None if value in (None, False, "") else _text(name, value)
-
-
-def _optional_secret(name: str, value: object) -> str | bytes | None:
-    if not value:
-        return None
-    return value if isinstance(value, bytes) else _text(name, value)
-
-
-def _texts(name: str, value: object) -> list[str]:
-    if not isinstance(value, list | tuple) or not all(isinstance(text, str) and text for text in value):
-        raise ConfigurationError(f"""{name} must be a list of texts, such as '["a long random text"]'""")
-    return list(value)
-
-
-def _secrets(name: str, value: Any) -> list[str | bytes] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list | tuple) or not all(
-        isinstance(secret, str | bytes) and secret for secret in value
-    ):
-        raise ConfigurationError(f"""{name} must be a list of secrets, such as '["the old secret"]'""")
-    return list(value)
-
-
-def _origins(name: str, value: object) -> list[str]:
-    if not isinstance(value, list | tuple | set | frozenset):
-        raise ConfigurationError(f"""{name} must be a list of origins, such as '["https://example.com"]'""")
-    try:
-        return [parse_origin(origin) for origin in value]
-    except ValueError as error:
-        raise ConfigurationError(f"{name}: {error}") from None
-
-
-def _integer(minimum: int) -> Callable[[str, object], int]:
-    def check(name: str, value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-            raise ConfigurationError(f"{name} must be an integer of at least {minimum}")
-        return value
-
-    return check
-
-
-def _prepare_threshold(name: str, value: object) -> int | None:
-    try:
-        return None if value is None else _integer(0)(name, value)
-    except ConfigurationError:
-        raise ConfigurationError(f"{name} must be an integer of at least 0, or null for never") from None
-
-
-def _same_site(name: str, value: object) -> str | None:
-    if value is not None and str(value).title() not in ("Lax", "Strict", "None"):
-        raise ConfigurationError(f"{name} must be Lax, Strict or None")
-    return None if value is None else str(value).title()
-
-
-def _lifetime(name: str, value: Any) -> timedelta:
-    if isinstance(value, timedelta):
-        return value
-    try:
-        if isinstance(value, bool) or value < 0:
-            raise ValueError
-        return timedelta(seconds=value)
-    except (TypeError, ValueError, OverflowError):
-        raise ConfigurationError(f"{name} must be a number of seconds, or a timedelta") from None
-
-
-def _url_prefix(name: str, value: object) -> str | None:
-    if value is not None and not (isinstance(value, str) and value.startswith("/")):
-        raise ConfigurationError(f"{name} must be a path that begins with /")
-    return value
-
-
-def _unchecked(_name: str, value: object) -> object:
-    return value
+    check: Callable[[Any], Any]
 
 
 SETTINGS: Mapping[str, Setting] = {
-    "PUSH_ALLOWED_ORIGINS": Setting([], _origins),
-    "PUSH_API_TOKENS": Setting([], _texts),
-    "PUSH_BROWSER_HAS_ONE_USER": Setting(True, _boolean),
-    "PUSH_DEMO": Setting(False, _boolean),
-    "PUSH_MAX_SUBSCRIPTIONS_PER_USER": Setting(100, _integer(1)),
-    "PUSH_METRICS": Setting(False, _boolean),
-    "PUSH_OPENAPI_URL_PREFIX": Setting(None, _url_prefix),
-    "PUSH_PREPARE_THRESHOLD": Setting(5, _prepare_threshold),
-    "PUSH_SESSION_USER_KEY": Setting("user_id", _text),
-    "PUSH_SUPPRESS_SEND": Setting(None, _optional_boolean),  # None: the application's TESTING
-    "PUSH_TRUSTED_PUSH_SERVICES": Setting([], _origins),
-    "PUSH_VAPID_PRIVATE_KEY": Setting(None, _unchecked),  # `load_vapid_signer` checks these two
-    "PUSH_VAPID_SUBJECT": Setting(None, _unchecked),
+    "PUSH_ALLOWED_ORIGINS": Setting([], check.origins),
+    "PUSH_API_TOKENS": Setting([], check.texts),
+    "PUSH_BROWSER_HAS_ONE_USER": Setting(True, check.boolean),
+    "PUSH_CHANNELS": Setting([], check.channels),
+    "PUSH_DEMO": Setting(False, check.boolean),
+    "PUSH_MAX_SUBSCRIPTIONS_PER_USER": Setting(100, check.integer(1)),
+    "PUSH_METRICS": Setting(False, check.boolean),
+    "PUSH_OPENAPI_URL_PREFIX": Setting(None, check.url_prefix),
+    "PUSH_PREPARE_THRESHOLD": Setting(5, check.prepare_threshold),
+    "PUSH_SESSION_USER_KEY": Setting("user_id", check.text),
+    "PUSH_SITE_URL": Setting(None, check.site_url),
+    "PUSH_SUPPRESS_SEND": Setting(None, check.optional_boolean),  # None: the application's TESTING
+    "PUSH_TRUSTED_PUSH_SERVICES": Setting([], check.origins),
+    "PUSH_VAPID_PRIVATE_KEY": Setting(None, check.unchecked),  # `load_vapid_signer` checks these two
+    "PUSH_VAPID_SUBJECT": Setting(None, check.unchecked),
 }
 
 # Flask's settings that decide who is signed in. A wrong one would fail late, or sign in anyone.
-FLASK_CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
-    "PERMANENT_SESSION_LIFETIME": _lifetime,
-    "SECRET_KEY": _optional_secret,
-    "SECRET_KEY_FALLBACKS": _secrets,
-    "SESSION_COOKIE_DOMAIN": _optional_text,
-    "SESSION_COOKIE_HTTPONLY": _boolean,
-    "SESSION_COOKIE_NAME": _text,
-    "SESSION_COOKIE_PARTITIONED": _boolean,
-    "SESSION_COOKIE_PATH": _optional_text,
-    "SESSION_COOKIE_SAMESITE": _same_site,
-    "SESSION_COOKIE_SECURE": _boolean,
-    "SESSION_REFRESH_EACH_REQUEST": _boolean,
+FLASK_CHECKS: Mapping[str, Callable[[Any], Any]] = {
+    "PERMANENT_SESSION_LIFETIME": check.lifetime,
+    "SECRET_KEY": check.optional_secret,
+    "SECRET_KEY_FALLBACKS": check.secrets,
+    "SESSION_COOKIE_DOMAIN": check.optional_text,
+    "SESSION_COOKIE_HTTPONLY": check.boolean,
+    "SESSION_COOKIE_NAME": check.text,
+    "SESSION_COOKIE_PARTITIONED": check.boolean,
+    "SESSION_COOKIE_PATH": check.optional_text,
+    "SESSION_COOKIE_SAMESITE": check.same_site,
+    "SESSION_COOKIE_SECURE": check.boolean,
+    "SESSION_REFRESH_EACH_REQUEST": check.boolean,
 }
 
 APP_DEFAULTS: Mapping[str, Any] = {
@@ -201,10 +110,19 @@ def load_push_config(app: Flask) -> None:
     for name, setting in SETTINGS.items():
         if name not in app.config:
             app.config[name] = _from_environment(name, setting.default)
-        app.config[name] = setting.check(name, app.config[name])
-    for name, check in FLASK_CHECKS.items():
+        app.config[name] = _check(setting.check, name, app.config[name])
+    for name, flask_check in FLASK_CHECKS.items():
         if name in app.config:
-            app.config[name] = check(name, app.config[name])
+            app.config[name] = _check(flask_check, name, app.config[name])
+
+
+def warn_without_site_url(app: Flask) -> None:
+    """Log that declarative notifications are incomplete, if PUSH_SITE_URL is not set."""
+    if app.config["PUSH_SITE_URL"] is None:
+        logger.warning(
+            "PUSH_SITE_URL is not set: Safari needs absolute URLs in notifications; set it to your site's "
+            "origin, such as https://example.com"
+        )
 
 
 def load_database_config(app: Flask) -> None:
@@ -273,6 +191,13 @@ def database_url(text: str | URL) -> URL:
     if url.get_backend_name() == "sqlite":
         return url
     raise ConfigurationError(f"DATABASE_URL has {url.drivername}: only postgresql and sqlite are supported")
+
+
+def _check(check_value: Callable[[Any], Any], name: str, value: Any) -> Any:
+    try:
+        return check_value(value)
+    except ValueError as error:
+        raise ConfigurationError(f"{name} {error}") from None
 
 
 def _reject_unknown(app: Flask) -> None:

@@ -24,6 +24,7 @@ POOL_TIMEOUT = 1  # seconds, for a pooled connection; on SQLite for the lock on 
 STATEMENT_TIMEOUT = 1_300  # milliseconds, enforced by PostgreSQL
 QUERY_BUDGET = 1.6  # seconds, for all statements of a request; above PostgreSQL's statement_timeout
 FAILURE_THRESHOLD = 3  # consecutive failures that open the circuit
+HOST_DRIVERS = ("psycopg", "psycopg2")
 LIBPQ_PARAMETERS = {option.keyword.decode() for option in Conninfo.get_defaults()}
 UNDEFINED_TABLE, INVALID_COLUMN_REFERENCE = "42P01", "42P10"  # the migrations have not run yet
 TIMEOUT_WEIGHT = FAILURE_THRESHOLD  # one time-out opens the circuit
@@ -59,6 +60,27 @@ def engine() -> Engine:
     """Return pushapp's engine for the current application's database."""
     database_engine: Engine = current_app.extensions["push_engine"]
     return database_engine
+
+
+def require_same_database(connection: object) -> None:
+    """Check that a host's connection can write pushapp's tables.
+
+    Raises ValueError in one line if it is none of SQLAlchemy, of another database, or of another driver.
+    """
+    if not isinstance(connection, Connection):
+        raise ValueError("connection must be an SQLAlchemy Connection, such as db.session.connection()")
+    own, given = engine(), connection.engine
+    if own is not given and _address(own.url) != _address(given.url):
+        raise ValueError("connection is of another database than pushapp's tables")
+    if own.dialect.name == "postgresql" and given.dialect.driver not in HOST_DRIVERS:
+        raise ValueError(
+            f"connection has the driver {given.dialect.driver}: only psycopg and psycopg2 can be used"
+        )
+
+
+def _address(url: URL) -> tuple[object, ...]:
+    query = [url.query.get(name) for name in ("host", "port", "dbname", "service")]
+    return (url.get_backend_name(), url.host, url.port, url.database, *query)
 
 
 def connection_parameters(*options: str) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def _parse(schema: LineSchema, content: bytes) -> tuple[str, Subscription]:
         values = parse_json(content)
     except UnicodeDecodeError:
         raise ValueError("not valid UTF-8") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("not valid JSON") from None
     try:
         loaded: tuple[str, Subscription] = schema.load(values)

@@ -29,6 +29,8 @@ from .extensions import db
 
 MAX_USER_ID_LENGTH = 255
 MAX_LABEL_LENGTH = 100
+MAX_TOPIC_LENGTH = 32
+MAX_CHANNEL_LENGTH = 64
 MAX_ID = 2**63 - 1
 
 # Control characters and lone surrogates: PostgreSQL stores neither NUL nor surrogates.
@@ -55,6 +57,12 @@ def hash_endpoint(endpoint: str) -> bytes:
 def hash_possession(endpoint: str, auth: str) -> bytes:
     """Return the SHA-256 digest of an endpoint and its `auth`, which only that browser knows, 32 bytes."""
     return hashlib.sha256(f"{endpoint} {auth}".encode()).digest()
+
+
+def _topic(context: DefaultExecutionContext) -> str | None:
+    message = context.get_current_parameters()["message"]  # type: ignore[no-untyped-call]
+    topic: str | None = message.get("topic")
+    return topic
 
 
 def _endpoint_hash(context: DefaultExecutionContext) -> bytes:
@@ -134,23 +142,50 @@ class PushFailure(db.Model):  # type: ignore[misc,name-defined]
     since: Mapped[datetime] = mapped_column(UTCDateTime)
 
 
+class PushChannelMember(db.Model):  # type: ignore[misc,name-defined]
+    """A user that has joined a channel."""
+
+    __tablename__ = "push_channel_members"
+
+    channel: Mapped[str] = mapped_column(String(MAX_CHANNEL_LENGTH), primary_key=True)
+    user_id: Mapped[str] = mapped_column(String(MAX_USER_ID_LENGTH), primary_key=True, index=True)
+
+
 class PushMessage(db.Model):  # type: ignore[misc,name-defined]
-    """A message to one user, or to everyone."""
+    """A message and its audience."""
 
     __tablename__ = "push_messages"
 
     id: Mapped[int] = _identity()
-    user_id: Mapped[str | None] = mapped_column(String(MAX_USER_ID_LENGTH))  # NULL: everyone
+    # The one user it is to. Both NULL: everyone
+    user_id: Mapped[str | None] = mapped_column(String(MAX_USER_ID_LENGTH))
+    audience: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     message: Mapped[dict[str, Any]] = mapped_column(JSON)
     recipients: Mapped[int] = mapped_column(BigInteger)
+    topic: Mapped[str | None] = mapped_column(String(MAX_TOPIC_LENGTH), default=_topic)
     idempotency_key: Mapped[str | None] = mapped_column(String(255), unique=True)
+    # The SHA-256 digest of what was sent with the idempotency key
+    content_hash: Mapped[bytes | None] = mapped_column(LargeBinary(32))
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=func.now(), index=True)
+    send_at: Mapped[datetime | None] = mapped_column(UTCDateTime)  # NULL: when it is created
+    cancelled_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
 
-    __table_args__ = ({"sqlite_autoincrement": True},)
+    __table_args__ = (
+        # To find a newer message with the same topic to the same user. Partial: few messages have one.
+        Index(
+            "ix_push_messages_topic_user_id_id",
+            "topic",
+            "user_id",
+            "id",
+            postgresql_where=text("topic IS NOT NULL"),
+            sqlite_where=text("topic IS NOT NULL"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
 
 
 class PushBatch(db.Model):  # type: ignore[misc,name-defined]
-    """Recipients that a message has not been sent to yet; deleted when their outcomes are recorded."""
+    """Recipients whose outcomes are not recorded yet; deleted when they are."""
 
     __tablename__ = "push_batches"
 
@@ -158,11 +193,16 @@ class PushBatch(db.Model):  # type: ignore[misc,name-defined]
     message_id: Mapped[int] = mapped_column(ForeignKey("push_messages.id", ondelete="CASCADE"), index=True)
     first_id: Mapped[int] = mapped_column(BigInteger)
     last_id: Mapped[int] = mapped_column(BigInteger)
+    # Of a fan-out to a channel: the last member that has its batches
+    after_user_id: Mapped[str | None] = mapped_column(String(MAX_USER_ID_LENGTH))
     # NULL: all subscriptions from first_id to last_id
     subscription_ids: Mapped[list[int] | None] = mapped_column(JSON(none_as_null=True))
     size: Mapped[int] = mapped_column(Integer)
     attempts: Mapped[int] = mapped_column(Integer, server_default="0")
     due_at: Mapped[datetime] = mapped_column(UTCDateTime, index=True)
+    # The process that is sending the batch, and when it last said so; NULL: none
+    claimed_by: Mapped[int | None] = mapped_column(BigInteger)
+    claimed_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
 
     __table_args__ = ({"sqlite_autoincrement": True},)
 
@@ -176,5 +216,5 @@ class PushOutcome(db.Model):  # type: ignore[misc,name-defined]
         ForeignKey("push_messages.id", ondelete="CASCADE"), primary_key=True
     )
     push_service: Mapped[str] = mapped_column(Text, primary_key=True)
-    outcome: Mapped[str] = mapped_column(String(8), primary_key=True)
+    outcome: Mapped[str] = mapped_column(String(16), primary_key=True)
     count: Mapped[int] = mapped_column(BigInteger)

@@ -183,6 +183,12 @@ def id_of(user_id: str, endpoint: str) -> int | None:
         return subscription_id
 
 
+def has(user_id: str, subscription_id: int) -> bool:
+    """Return whether a user has a subscription with this id."""
+    with autocommit() as connection:
+        return connection.execute(_GET, _id(user_id, subscription_id)).one_or_none() is not None
+
+
 def set_label(user_id: str, subscription_id: int, label: str) -> Any:
     """Set the label of a user's subscription, and return it as `list_for` does; None if there is none."""
     with autocommit() as connection:

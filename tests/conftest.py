@@ -19,7 +19,7 @@ from tests.support.push_server import PushServer
 from tests.support.sending import TOKEN
 
 TABLES = (
-    "push_outcomes", "push_batches", "push_messages", "push_failures", "push_subscriptions",
+    "push_outcomes", "push_batches", "push_messages", "push_failures", "push_subscriptions", "push_channel_members",
     "push_queue.procrastinate_jobs", "push_queue.procrastinate_workers",
 )  # fmt: skip
 SECRET = "the tests' secret"
@@ -160,10 +160,10 @@ def sending_app(
     make_app: Callable[..., Flask], push_server: PushServer, monkeypatch: pytest.MonkeyPatch
 ) -> Flask:
     """An application that sends to `push_server`, with retries in milliseconds and no open circuits."""
-    monkeypatch.setattr("pushapp.sending.batches.INITIAL_BACKOFF", 0.02)
+    monkeypatch.setattr("pushapp.sending.recording.INITIAL_BACKOFF", 0.02)
     monkeypatch.setattr("pushapp.sending.worker.POLL_INTERVAL", 0.05)
     monkeypatch.setattr("pushapp.sending.synchronous.RETRY_WINDOW", timedelta(seconds=1))
-    monkeypatch.setattr("pushapp.webpush.client.FAILURE_THRESHOLD", 10**6)
+    monkeypatch.setattr("pushapp.sending.push_services.FAILURE_THRESHOLD", 10**6)
     return make_app(PUSH_TRUSTED_PUSH_SERVICES=[push_server.origin], PUSH_API_TOKENS=["other", TOKEN])
 
 

@@ -25,6 +25,7 @@ from tests.support.deployment import ROOT
 from tests.support.postgresql import BINARIES
 
 TABLES = {"push_subscriptions", "push_failures", "push_messages", "push_batches", "push_outcomes"}
+TABLES |= {"push_channel_members"}
 
 postgresql_only = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 

@@ -9,7 +9,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from pushapp.database import transaction
-from pushapp.sending import audience
+from pushapp.sending import failures, recipients
+from pushapp.sending.audience import Audience
 from tests.conftest import signed_in
 from tests.support.http import post, rows
 from tests.support.subscriptions import subscription
@@ -97,10 +98,10 @@ def test_a_410_for_the_old_endpoint_does_not_delete_the_renewed_row(app: Flask, 
     old = subscription()
     post(alice, old)
     with app.app_context(), transaction() as connection:
-        recipients = audience.load_recipients(connection, "alice", 0, 2**62, None)
+        found = recipients.load(connection, Audience(user_ids=("alice",)), 0, 2**62, None)
     renew(app, old, subscription())
     with app.app_context(), transaction() as connection:
-        audience.delete_gone(connection, recipients)
+        failures.delete_gone(connection, found)
     assert len(rows(app)) == 1
 
 

@@ -57,6 +57,8 @@ INVALID = [
     *[("PUSH_API_TOKENS", value, "must be a list of texts") for value in ("token", [""], [5], None, {"token"}, [b"token"])],
     *[("PUSH_ALLOWED_ORIGINS", value, "PUSH_ALLOWED_ORIGINS") for value in ("https://a.example", ["*"], ["a.example"], [5], None, ["https://a.example/path"])],
     *[("PUSH_TRUSTED_PUSH_SERVICES", value, "PUSH_TRUSTED_PUSH_SERVICES") for value in ("https://a.example", ["*"], [5], None)],
+    *[("PUSH_CHANNELS", value, "PUSH_CHANNELS must be a list of names") for value in ("news", [""], ["News"], ["a b"], ["x" * 65], [5], None)],
+    *[("PUSH_SITE_URL", value, "PUSH_SITE_URL must be your site's origin") for value in ("", 5, "example.com", "http://example.com", "https://example.com/shop", "https://u@example.com", ["https://example.com"])],
     *[("PUSH_VAPID_PRIVATE_KEY", value, "PUSH_VAPID_PRIVATE_KEY must be") for value in ("x", 5, b"x", ["x"])],
     *[("PUSH_VAPID_SUBJECT", value, "PUSH_VAPID_SUBJECT must be") for value in ("x", "", 5, ["mailto:you@site.org"])],
 ]  # fmt: skip
@@ -94,6 +96,12 @@ VALID = [
     *[("PUSH_PREPARE_THRESHOLD", value, value) for value in (None, 0, 1, 100)],
     ("PUSH_ALLOWED_ORIGINS", {"HTTPS://A.example:443"}, ["https://a.example"]),
     ("PUSH_API_TOKENS", ("token",), ["token"]),
+    ("PUSH_CHANNELS", ("news", "a.b_c-9", "news"), ["news", "a.b_c-9"]),
+    ("PUSH_SITE_URL", "HTTPS://Example.com:443", "https://example.com"),
+    *[
+        ("PUSH_SITE_URL", url, url)
+        for url in (None, "http://localhost:5000", "http://127.0.0.1", "http://[::1]:1")
+    ],
 ]
 
 

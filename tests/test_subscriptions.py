@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from pushapp.database import engine
-from pushapp.sending import audience
+from pushapp.sending import failures
 from tests.conftest import signed_in
 from tests.support.http import expire, post, rows
 from tests.support.subscriptions import subscription
@@ -94,7 +94,7 @@ def test_prune_skips_rows_that_another_transaction_has_locked(app: Flask, alice:
             connection.execution_options(isolation_level="READ COMMITTED")
             connection.exec_driver_sql(f"SELECT * FROM push_subscriptions WHERE id = {locked.id} FOR UPDATE")
             started_at = time.monotonic()
-            assert audience.prune() == 2
+            assert failures.prune() == 2
             assert time.monotonic() - started_at < 10
             assert rows(app) == [locked]
-        assert audience.prune() == 1
+        assert failures.prune() == 1

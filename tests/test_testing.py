@@ -1,18 +1,21 @@
 """`pushapp.testing`: suppressed sends, `captured`, `FakeBrowser`."""
 
+import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from flask import Flask
 
 import pushapp
-from pushapp import EVERYONE, Message, MessageError
+from pushapp import EVERYONE, Channel, Message, MessageError
 from pushapp.config import ConfigurationError
+from pushapp.database import engine
 from pushapp.testing import FakeBrowser, captured
 from tests.conftest import signed_in
 from tests.support.http import post
 from tests.support.push_server import PushServer
-from tests.support.sending import TOKEN, counts, drain, enqueue, scalar, send, status
+from tests.support.sending import TOKEN, counts, drain, enqueue, queued_only, scalar, send, status
 
 MESSAGE = Message(title="Hello", body="Grüße 🎉", navigate="/parcels/7")
 
@@ -63,7 +66,7 @@ def test_nothing_leaves_the_process_and_all_recipients_count_as_sent(
     assert push_server.requests == 0
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@queued_only
 def test_a_suppressed_send_queues_nothing(suppressed_app: Flask, push_server: PushServer) -> None:
     post(signed_in(suppressed_app, "alice"), push_server.subscription())
     for to in ("alice", EVERYONE):
@@ -160,3 +163,54 @@ def test_the_routes_accept_what_a_fake_browser_would_post(suppressed_app: Flask)
 def test_a_fake_browser_of_no_user_is_rejected(suppressed_app: Flask) -> None:
     with pytest.raises(ValueError, match="is not a user's id"):
         FakeBrowser(suppressed_app, "")
+
+
+def test_a_message_for_later_and_one_in_a_transaction_are_captured_at_once(suppressed_app: Flask) -> None:
+    browser = FakeBrowser(suppressed_app, "alice")
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    with captured(suppressed_app) as sent:
+        later = enqueue(suppressed_app, ["alice"], at=tomorrow)
+        with (
+            suppressed_app.app_context(),
+            engine().connect() as connection,
+            connection.begin() as transaction,
+        ):
+            pushapp.send(MESSAGE, to=Channel("news"), connection=connection)
+            transaction.rollback()
+    assert [to for _, to in sent] == [["alice"], Channel("news")]
+    assert status(suppressed_app, later).state == "scheduled"
+    assert browser.received == []
+
+
+@queued_only
+def test_a_worker_delivers_what_a_suppressed_transaction_has_left(suppressed_app: Flask) -> None:
+    browser = FakeBrowser(suppressed_app, "alice")
+    with suppressed_app.app_context(), engine().connect() as connection, connection.begin():
+        message_id = pushapp.send(MESSAGE, to="alice", connection=connection)
+    assert browser.received == []
+    drain(suppressed_app)
+    assert (len(browser.received), status(suppressed_app, message_id).state) == (1, "done")
+
+
+def test_a_suppressed_send_works_in_a_running_event_loop(suppressed_app: Flask) -> None:
+    browser = FakeBrowser(suppressed_app, "alice")
+
+    async def run() -> None:
+        enqueue(suppressed_app, "alice")
+
+    asyncio.run(run())
+    assert len(browser.received) == 1
+
+
+@queued_only
+def test_a_suppressed_send_leaves_other_messages_alone(
+    suppressed_app: Flask, push_server: PushServer
+) -> None:
+    post(signed_in(suppressed_app, "alice"), push_server.subscription())
+    suppressed_app.config["PUSH_SUPPRESS_SEND"] = False
+    queued = enqueue(suppressed_app, "alice")
+    with captured(suppressed_app):
+        enqueue(suppressed_app, "alice")
+    assert status(suppressed_app, queued).state == "queued"
+    drain(suppressed_app)
+    assert push_server.requests == 1

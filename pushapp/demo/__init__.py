@@ -43,9 +43,9 @@ def page() -> Response:
     return send_from_directory(ASSETS, "demo.html")
 
 
-@blueprint.get("/demo/<any('demo.css', 'demo.js'):name>")
+@blueprint.get("/demo/<any('demo.css', 'demo.js', 'icon.png', 'manifest.webmanifest'):name>")
 def asset(name: str) -> Response:
-    """Serve the page's style sheet and script."""
+    """Serve the page's style sheet and script, and what installs it as an application."""
     return send_from_directory(ASSETS, name)
 
 

@@ -1,16 +1,22 @@
 import { current, resume, subscribe, supported, unsubscribe } from "../push/client.js";
 
 const $ = (id) => document.getElementById(id);
+
 let user = null; // who is signed in
+let subscriptions = []; // of the user, as the server listed them last
+let thisDevice = null; // id of this browser's subscription in the list, or null
 
 async function call(method, path, body) {
   const response = await fetch(new URL(`..${path}`, import.meta.url), {
     method,
     headers: body ? { "Content-Type": "application/json" } : {},
     body: body && JSON.stringify(body),
+  }).catch(() => {
+    throw new Error("The server could not be reached.");
   });
-  if (!response.ok) throw new Error((await response.json()).message ?? response.statusText);
-  return response.status === 204 ? null : response.json();
+  if (response.ok) return response.status === 204 ? null : response.json();
+  const { message } = await response.json().catch(() => ({}));
+  throw new Error(message ?? `Request failed (${response.status}).`);
 }
 
 function showMessage(text, isError = false) {
@@ -18,99 +24,146 @@ function showMessage(text, isError = false) {
   $("message").classList.toggle("error", isError);
 }
 
-async function showUser({ name }) {
+function showSignInError(text) {
+  $("sign-in-error").textContent = text;
+  $("name").ariaInvalid = String(text !== "");
+}
+
+async function showUser(name) {
   user = name;
+  subscriptions = []; // the next user must not see this user's devices
+  thisDevice = null;
   $("sign-in").hidden = name !== null;
   $("signed-in").hidden = name === null;
-  if (name === null) {
-    $("devices").replaceChildren(); // the next user must not see this user's devices
-    $("switch").setAttribute("aria-checked", "false");
-    $("name").focus();
-    return;
-  }
   $("user").textContent = name;
-  await attempt(() => resume({ user }));
-  await attempt(showDevices, $("message").textContent);
+  await attempt(() => resume({ user })); // on every load: it never prompts
+  if (name === null) $("name").focus();
+  else await attempt(refresh);
 }
 
-async function showDevices() {
+/** Query the user's devices, and show them. If the server is unreachable, show the last known ones. */
+async function refresh() {
   const subscription = await current();
-  $("switch").setAttribute("aria-checked", String(subscription !== null));
-  const { subscriptions } = await call("GET", "/push/subscriptions");
-  const here = subscription && (await call("POST", "/demo/device", { endpoint: subscription.endpoint })).id;
-  $("devices").replaceChildren(...subscriptions.map((each) => device(each, each.id === here)));
-  $("no-devices").hidden = subscriptions.length > 0;
+  if (!subscription) thisDevice = null;
+  try {
+    const [list, found] = await Promise.all([
+      call("GET", "/push/subscriptions"),
+      subscription && call("POST", "/demo/device", { endpoint: subscription.endpoint }),
+    ]);
+    subscriptions = list.subscriptions;
+    thisDevice = found?.id ?? null;
+  } finally {
+    showDevices();
+  }
+}
+
+function showDevices() {
+  const isOn = thisDevice !== null;
+  $("switch").ariaChecked = String(isOn);
   $("send").hidden = subscriptions.length === 0;
+  $("send").classList.toggle("quiet", !isOn);
+  $("devices").replaceChildren(...subscriptions.map(device));
+  $("no-devices").hidden = subscriptions.length > 0;
 }
 
-function device({ id, push_service: pushService, created_at: createdAt }, isThisDevice) {
-  const item = document.createElement("li");
-  const text = document.createElement("span");
-  const since = document.createElement("small");
-  const remove = document.createElement("button");
-  text.textContent = pushService;
-  since.textContent = `${isThisDevice ? "this device, " : ""}since ${new Date(createdAt).toLocaleString()}`;
-  text.append(since);
-  remove.textContent = "Remove";
-  remove.className = "quiet";
-  remove.ariaLabel = `Remove ${isThisDevice ? "this device" : pushService}`;
-  // This device is unsubscribed in the browser too, so that the switch is off.
-  const action = isThisDevice ? unsubscribe : () => call("DELETE", `/push/subscriptions/${id}`);
-  remove.onclick = () => change(remove, action);
-  item.append(text, remove);
-  return item;
+function element(name, ...children) {
+  const created = document.createElement(name);
+  created.append(...children);
+  return created;
 }
 
-/** Do what a control is for, with the control disabled meanwhile, and show the result. */
-async function change(control, action) {
-  control.disabled = true;
-  const message = await attempt(action);
-  await attempt(showDevices, message);
-  control.disabled = false;
+const format = (time) => new Date(time).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+
+function device({ id, label, push_service: pushService, created_at: createdAt, last_sent_at: lastSentAt }) {
+  const details = element("small", `since ${format(createdAt)}, ${lastSentAt ? `last sent ${format(lastSentAt)}` : "nothing sent yet"}`);
+  if (id === thisDevice) details.prepend(element("strong", "this device"), ", ");
+  const text = element("span", label ?? pushService, details);
+  text.id = `device-${id}`;
+  const buttons = element("div", button("test", "Test", id, test), button("remove", "Remove", id, remove));
+  return element("li", text, buttons);
 }
 
-/** Run an action, and show `message` or the reason of its failure; returns what is shown. */
-async function attempt(action, message = "") {
+function button(name, title, id, action) {
+  const created = element("button", title);
+  created.id = `${name}-${id}`;
+  created.className = "quiet";
+  created.setAttribute("aria-labelledby", `${created.id} device-${id}`);
+  created.onclick = () => action(id);
+  return created;
+}
+
+async function test(id) {
+  await press($(`test-${id}`), async () => {
+    await call("POST", `/push/subscriptions/${id}/test`).finally(refresh);
+    showMessage("Test notification sent.");
+  });
+  $(`test-${id}`)?.focus();
+}
+
+async function remove(id) {
+  await press($(`remove-${id}`), async () => {
+    // This device is unsubscribed in the browser too, so that the switch is off.
+    const action = id === thisDevice ? unsubscribe() : call("DELETE", `/push/subscriptions/${id}`);
+    await action.finally(refresh);
+    showMessage("Device removed.");
+  });
+  // The list is new: its buttons have lost the focus.
+  ($(`remove-${id}`) ?? $("devices-title")).focus();
+}
+
+async function attempt(action) {
   try {
     await action();
-    showMessage(message, $("message").classList.contains("error") && message !== "");
   } catch (error) {
-    showMessage(error instanceof TypeError ? "The server could not be reached." : error.message, true);
+    showMessage(error.message, true);
   }
-  return $("message").textContent;
+}
+
+/** Attempt an action with its button disabled meanwhile. */
+async function press(pressed, action) {
+  const hadFocus = document.activeElement === pressed;
+  pressed.disabled = true;
+  showMessage("");
+  await attempt(action);
+  pressed.disabled = false;
+  if (hadFocus) pressed.focus(); // a disabled button may lose it
 }
 
 $("sign-in").onsubmit = async (event) => {
   event.preventDefault();
-  const name = $("name").value;
-  $("sign-in-error").textContent = "";
   try {
-    await showUser(await call("POST", "/demo/sign-in", { name }));
+    const { name } = await call("POST", "/demo/sign-in", { name: $("name").value });
+    showSignInError("");
+    await showUser(name);
+    $("switch").focus();
   } catch (error) {
-    $("sign-in-error").textContent = error.message;
+    showSignInError(error.message);
+    $("name").focus();
   }
 };
 
-$("sign-out").onclick = async () => {
-  await attempt(unsubscribe); // the next user must not see this user's notifications
-  await attempt(async () => showUser(await call("POST", "/demo/sign-out", {})));
-};
+$("sign-out").onclick = () =>
+  press($("sign-out"), async () => {
+    await resume({ user: null }); // while the server still knows the user: it deletes the subscription at once
+    await call("POST", "/demo/sign-out", {});
+    await showUser(null);
+  });
 
-$("switch").onclick = async () => change($("switch"), (await current()) ? unsubscribe : () => subscribe({ user }));
+$("switch").onclick = () =>
+  press($("switch"), () => (thisDevice === null ? subscribe({ user }) : unsubscribe()).finally(refresh));
 
-$("send").onclick = async () => {
-  $("send").disabled = true;
-  showMessage("Sending…");
-  try {
-    const { sent, gone, failed } = await call("POST", "/demo/send", {});
-    await showDevices();
+$("send").onclick = () =>
+  press($("send"), async () => {
+    showMessage("Sending…");
+    const { sent, gone, failed } = await call("POST", "/demo/send", {}).finally(refresh);
     showMessage(`Sent to ${sent} of ${sent + gone + failed} devices.`, sent === 0);
-  } catch (error) {
-    showMessage(error instanceof TypeError ? "The server could not be reached." : error.message, true);
-  }
-  $("send").disabled = false;
-};
+  });
 
 if (!supported()) await attempt(subscribe); // shows the reason
-await showUser(await call("GET", "/demo/user"));
+try {
+  await showUser((await call("GET", "/demo/user")).name);
+} catch (error) {
+  await showUser(null);
+  showSignInError(error.message);
+}
 document.body.dataset.ready = "true";

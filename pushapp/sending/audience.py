@@ -1,38 +1,19 @@
-"""The audience of a message: queries on its recipients, and their failure tracking."""
+"""Audiences: whom a message is for."""
 
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Executable,
-    Row,
-    and_,
-    bindparam,
-    delete,
-    func,
-    literal_column,
-    or_,
-    select,
-    tuple_,
-    update,
-)
+from ..channels import Channel
+from ..models import MAX_ID, normalize_user_id
+from ..webpush.message import MessageError
 
-from ..database import autocommit
-from ..extensions import INSERTS
-from ..models import MAX_ID, PushFailure, PushSubscription
-
-BATCH_SIZE = 250  # recipients
-MAX_FAILURES = 3  # consecutive
-MIN_FAILING_TIME = timedelta(days=1)
-LAST_SENT_PRECISION = timedelta(minutes=1)
-PRUNE_BATCH_SIZE = 1_000  # subscriptions a statement
-
-_column = PushSubscription.__table__.c
-_failure = PushFailure.__table__.c
+MAX_USERS = 10_000  # of a list
+MEANT = {
+    "to": "a user's id, a list of them, a Channel, a Device, or EVERYONE",
+    "exclude": "a list of users' ids",
+}
 
 
 class Everyone(Enum):
@@ -44,144 +25,88 @@ class Everyone(Enum):
 EVERYONE: Final = Everyone.EVERYONE
 
 
-class Range(NamedTuple):
-    """An inclusive range of subscription ids, and how many recipients are in it."""
+@dataclass(frozen=True, slots=True)
+class Device:
+    """An audience: one subscription, by its id.
 
-    first_id: int
-    last_id: int
-    size: int
-
-
-def newest_id(connection: Connection) -> int:
-    """Return the highest subscription id, or 0."""
-    return connection.execute(select(func.max(_column.id))).scalar() or 0
-
-
-def ranges(
-    connection: Connection,
-    user_id: str | None,
-    *,
-    first_id: int = 0,
-    last_id: int = MAX_ID,
-    limit: int | None = None,
-) -> list[Range]:
-    """Partition a user's subscriptions, or all, into ranges of BATCH_SIZE recipients, `limit` in all.
-
-    The database partitions: no ids are transferred.
+    Raises ValueError unless the id is an integer.
     """
-    recipients = (
-        select(_column.id)
-        .where(_active(user_id), _column.id.between(first_id, last_id))
-        .order_by(_column.id)
-        .limit(limit)
-        .subquery()
-    )
-    number = func.row_number().over(order_by=recipients.c.id) - 1
-    numbered = select(recipients.c.id, (number // BATCH_SIZE).label("batch")).subquery()
-    partition = (
-        select(func.min(numbered.c.id), func.max(numbered.c.id), func.count())
-        .group_by(numbered.c.batch)
-        .order_by(numbered.c.batch)
-    )
-    return [Range(*row) for row in connection.execute(partition)]
+
+    id: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, int) or isinstance(self.id, bool) or not 0 <= self.id <= MAX_ID:
+            raise ValueError("A device's id must be an integer, the id of its subscription.")
 
 
-def load_recipients(
-    connection: Connection, user_id: str | None, first_id: int, last_id: int, ids: Sequence[int] | None
-) -> Sequence[Any]:
-    """Return the recipients in a range, or with these ids, that are still active and the user's."""
-    selected = _column.id.between(first_id, last_id) if ids is None else _column.id.in_(ids)
-    return connection.execute(
-        select(_column.id, _column.endpoint, _column.keys_p256dh, _column.keys_auth, _column.updated_at)
-        .where(selected, _active(user_id))
-        .order_by(_column.id)
-    ).all()
+To = str | int | Collection[str | int] | Channel | Device | Everyone
 
 
-def delete_gone(connection: Connection, recipients: Sequence[Row[Any]]) -> None:
-    """Delete subscriptions that a push service reports gone, except those updated meanwhile."""
-    if recipients:
-        versions = [(recipient.id, recipient.updated_at) for recipient in recipients]
-        unchanged = tuple_(_column.id, _column.updated_at).in_(versions)
-        connection.execute(delete(PushSubscription.__table__).where(unchanged))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audience:
+    """Users, the members of a channel, or one subscription, and who is left out; else everyone."""
+
+    user_ids: tuple[str, ...] | None = None
+    channel: str | None = None
+    subscription_id: int | None = None
+    exclude: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, to: To, exclude: Collection[str | int] = ()) -> "Audience":
+        """Return the audience that the arguments of `send` describe.
+
+        Raises MessageError.
+        """
+        excluded = frozenset(_user_ids("exclude", exclude))
+        if to is EVERYONE:
+            return cls(exclude=excluded)
+        if isinstance(to, Channel):
+            return cls(channel=to.name, exclude=excluded)
+        if isinstance(to, Device):
+            return cls(subscription_id=to.id, exclude=excluded)
+        return cls(user_ids=_user_ids("to", [to] if isinstance(to, str | int) else to), exclude=excluded)
+
+    @classmethod
+    def from_row(cls, user_id: str | None, audience: Mapping[str, Any] | None) -> "Audience":
+        """Return the audience that is stored in a row of push_messages."""
+        if audience is None:
+            return cls(user_ids=None if user_id is None else (user_id,))
+        return cls(
+            user_ids=tuple(audience["user_ids"]) if "user_ids" in audience else None,
+            channel=audience.get("channel"),
+            subscription_id=audience.get("subscription_id"),
+            exclude=frozenset(audience.get("exclude", ())),
+        )
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the values of push_messages for `from_row`; one user, and everyone, need no JSON."""
+        members = {
+            "user_ids": self.user_ids,
+            "channel": self.channel,
+            "subscription_id": self.subscription_id,
+            "exclude": sorted(self.exclude) or None,
+        }
+        audience = {name: value for name, value in members.items() if value is not None}
+        user_id = self.user_ids[0] if self.user_ids and len(self.user_ids) == 1 else None
+        return {"user_id": user_id, "audience": None if user_id and not self.exclude else audience or None}
+
+    @property
+    def is_broadcast(self) -> bool:
+        """Whether the number of recipients is not limited."""
+        return self.user_ids is None and self.subscription_id is None
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the message is to one user."""
+        return self.subscription_id is not None or (self.user_ids is not None and len(self.user_ids) == 1)
 
 
-def record_sent(connection: Connection, ids: Sequence[int]) -> None:
-    """Set when subscriptions were last sent to, to the minute: most broadcasts then write a row once."""
-    if not ids:
-        return
-    now = datetime.now(UTC)
-    is_older = or_(_column.last_sent_at.is_(None), _column.last_sent_at < now - LAST_SENT_PRECISION)
-    rows = update(PushSubscription.__table__).where(_column.id.in_(ids), is_older)
-    connection.execute(rows.values(last_sent_at=now))
-
-
-def clear_failures(connection: Connection, ids: Sequence[int]) -> None:
-    """Delete the failures of subscriptions that accepted a message."""
-    if not ids:
-        return
-    connection.execute(delete(PushFailure.__table__).where(_failure.subscription_id.in_(ids)))
-
-
-def record_failures(connection: Connection, ids: Sequence[int]) -> None:
-    """Count a failure of each subscription; delete those over the failure limit."""
-    if not ids:
-        return
-    now = datetime.now(UTC)
-    insert = INSERTS[connection.dialect.name](PushFailure.__table__)
-    upsert = insert.on_conflict_do_update(
-        index_elements=["subscription_id"], set_={"failures": _failure.failures + 1}
-    )
-    rows = [
-        {"subscription_id": subscription_id, "failures": 1, "since": now} for subscription_id in sorted(ids)
-    ]
-    connection.execute(upsert, rows)
-    exhausted = select(_failure.subscription_id).where(
-        _failure.subscription_id.in_(ids),
-        _failure.failures >= MAX_FAILURES,
-        _failure.since < now - MIN_FAILING_TIME,
-    )
-    connection.execute(delete(PushSubscription.__table__).where(_column.id.in_(exhausted)))
-
-
-def _prune(row_id: ColumnElement[Any]) -> Executable:
-    expired = (
-        select(row_id)
-        .select_from(PushSubscription.__table__)
-        .where(_column.expires_at < bindparam("now"))
-        .limit(PRUNE_BATCH_SIZE)
-        .with_for_update(skip_locked=True)  # skip rows that a browser is updating
-    )
-    return delete(PushSubscription.__table__).where(row_id.in_(expired))
-
-
-_PRUNE = {"postgresql": _prune(literal_column("ctid")), "sqlite": _prune(_column.id)}
-
-
-def prune() -> int:
-    """Delete the expired subscriptions of all users, and return how many."""
-    pruned, deleted = 0, PRUNE_BATCH_SIZE
-    while deleted == PRUNE_BATCH_SIZE:
-        with autocommit() as connection:
-            statement = _PRUNE[connection.dialect.name]
-            deleted = connection.execute(statement, {"now": datetime.now(UTC)}).rowcount
-        pruned += deleted
-    return pruned
-
-
-def delete_orphaned_failures(connection: Connection, after_id: int, limit: int) -> int | None:
-    """Delete failures of deleted subscriptions, among the next `limit` after a subscription id.
-
-    Returns the id to continue after, or None at the end.
-    """
-    next_ids = select(_failure.subscription_id).where(_failure.subscription_id > after_id)
-    ids = connection.execute(next_ids.order_by(_failure.subscription_id).limit(limit)).scalars().all()
-    existing = connection.execute(select(_column.id).where(_column.id.in_(ids))).scalars()
-    missing = set(ids).difference(existing)
-    connection.execute(delete(PushFailure.__table__).where(_failure.subscription_id.in_(missing)))
-    return ids[-1] if ids else None
-
-
-def _active(user_id: str | None) -> ColumnElement[bool]:
-    not_expired = or_(_column.expires_at.is_(None), _column.expires_at > datetime.now(UTC))
-    return not_expired if user_id is None else and_(not_expired, _column.user_id == user_id)
+def _user_ids(field: str, users: object) -> tuple[str, ...]:
+    if not isinstance(users, Collection) or isinstance(users, str | bytes | Mapping):
+        raise MessageError(field, f"Must be {MEANT[field]}.")
+    if len(users) > MAX_USERS:
+        raise MessageError(field, f"Must be at most {MAX_USERS} users.")
+    user_ids = {normalize_user_id(user): None for user in users}
+    if None in user_ids:
+        raise MessageError(field, "Must be a user's id of 1 to 255 characters, without control characters.")
+    return tuple(user_id for user_id in user_ids if user_id is not None)

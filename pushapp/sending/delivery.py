@@ -1,26 +1,36 @@
-"""Deliver one batch: load it, post it to the push services, record the outcomes."""
+"""Deliver batches: claim, send to the push services, record what is known so far, again and again."""
 
 import asyncio
 import logging
+import math
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import timedelta
-from typing import Any, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Self, TypeVar
 
 from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..config import vapid_signer
 from ..database import deadline_after, is_transient, summarize, transaction
+from ..models import MAX_ID
 from ..webpush.client import Client
-from . import batches
-from .loopback import LoopbackClient
-from .queue import ScheduledBatch
+from . import claims, recording
+from .claims import Batch
+from .concurrency import CHECK_INTERVAL, Scheduler
+from .loopback_client import LoopbackClient
+from .sender import BatchSender
 from .suppression import fake_browsers, is_suppressed
 
 DATABASE_RETRY = 2  # seconds
 RECORDING_TIMEOUT = 10  # seconds
+RECORD_INTERVAL = 1  # seconds
+RENEW_INTERVAL = 1  # seconds; also how soon a cancellation is noticed
+STOP_TIMEOUT = 13  # seconds, for messages in flight and their recording
+DATABASE_THREADS = 4  # fewer than the engine has connections
 
 T = TypeVar("T")
 
@@ -37,61 +47,170 @@ def create_client(app: Flask) -> Client:
     return Client(*arguments, observe=observe)
 
 
-async def deliver_batch(
-    app: Flask, client: Client, batch_id: int, retry_window: timedelta | None = None
-) -> tuple[Counter[str], list[ScheduledBatch]]:
-    """Send a batch, record its outcomes, and return their counts and the batches to retry.
+class Engine:
+    """Sends batches, with `concurrency` messages in flight at most.
 
-    Retries end with the TTL, or `retry_window` after the message was created if that is earlier.
+    `on_recorded` is called with the counts of each report.
     """
-    started_at = time.monotonic()
-    batch = await run_in_thread(app, batches.load_batch, batch_id)
-    if batch is None:
-        return Counter(), []
-    message = batch.message
-    retry_until = message.expires_at(batch.created_at)
-    if retry_window is not None:
-        retry_until = min(retry_until, batch.created_at + retry_window)
-    outcomes = await client.deliver(
-        batch.recipients,
-        message.payload(),
-        ttl=message.remaining_ttl(batch.created_at, batch.attempts),
-        urgency=message.urgency,
-        topic=message.topic,
-    )
 
-    def record() -> tuple[Counter[str], list[ScheduledBatch]]:
-        with transaction(deadline_after(RECORDING_TIMEOUT)) as connection:
-            return batches.record_outcomes(connection, batch, outcomes, retry_until)
+    def __init__(
+        self,
+        app: Flask,
+        concurrency: int,
+        on_recorded: Callable[[Counter[str]], object] = lambda counts: None,
+    ):
+        self._app = app
+        self._on_recorded = on_recorded
+        self._owner = secrets.randbelow(MAX_ID)
+        self._scheduler = Scheduler(concurrency)
+        self._senders: dict[int, BatchSender] = {}  # by batch
+        self._deliveries: set[asyncio.Task[None]] = set()
+        self._deadline: float | None = None  # for everything, once it is stopped; on the monotonic clock
 
-    counts, retries = await _record_with_retry(app, record)
-    logger.info(
-        "message %d, batch %d: %s in %.1f s",
-        batch.message_id,
-        batch_id,
-        ", ".join(f"{number} {result}" for result, number in sorted(counts.items())) or "already recorded",
-        time.monotonic() - started_at,
-    )
-    return counts, retries
+    async def __aenter__(self) -> Self:
+        with self._app.app_context():
+            self._client = create_client(self._app)
+        self._threads = ThreadPoolExecutor(DATABASE_THREADS, "database")
+        await self._client.__aenter__()
+        self._background = [
+            asyncio.create_task(self._check_push_services()),
+            asyncio.create_task(self._renew_claims()),
+        ]
+        return self
 
+    async def __aexit__(self, *exception: object) -> None:
+        """Wait for messages in flight, record them, and hand back the rest."""
+        self.stop()
+        await self.wait_until_idle(self._remaining_time())
+        for task in [*self._background, *self._deliveries]:
+            task.cancel()
+        await asyncio.gather(*self._background, *self._deliveries, return_exceptions=True)
+        await self._client.__aexit__(*exception)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
-async def _record_with_retry(app: Flask, record: Callable[[], T]) -> T:
-    # Already sent: retry until it is recorded, or the batch would be sent again.
-    while True:
+    @property
+    def is_stopped(self) -> bool:
+        """Whether no further messages are begun."""
+        return self._deadline is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all batches are recorded."""
+        return not self._deliveries
+
+    async def wait_for_room(self, seconds: float) -> bool:
+        """Wait until more batches are to be loaded, `seconds` at most; return whether they are."""
         try:
-            return await run_in_thread(app, record)
-        except SQLAlchemyError as error:
-            if not is_transient(error):
-                raise
-            logger.warning("database unavailable: %s", summarize(error))
-            await asyncio.sleep(DATABASE_RETRY)
+            async with asyncio.timeout(seconds):
+                await self._scheduler.wait_for_room()
+        except TimeoutError:
+            return False
+        return not self.is_stopped
 
+    async def deliver(self, batch_id: int) -> None:
+        """Claim a batch and begin to send it; nothing if it is not to be sent, or not by this process."""
+        if batch_id in self._senders:
+            return
+        batch = await self.run(claims.claim, batch_id, self._owner)
+        if batch is None:
+            return
+        sender = self._senders[batch_id] = BatchSender(batch, self._client, self._scheduler)
+        if self.is_stopped:
+            sender.stop()
+        delivery = asyncio.create_task(self._deliver(sender))
+        self._deliveries.add(delivery)
+        delivery.add_done_callback(self._deliveries.discard)
 
-async def run_in_thread(app: Flask, function: Callable[..., T], *arguments: Any) -> T:
-    """Run blocking code in a thread, with an application context."""
+    async def wait_until_idle(self, seconds: float | None = None) -> None:
+        """Wait until all batches are recorded, `seconds` at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._deliveries:
+                    await asyncio.wait(self._deliveries)
 
-    def run() -> T:
-        with app.app_context():
-            return function(*arguments)
+    def stop(self) -> None:
+        """Begin no further messages, and hand back those that have not begun."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + STOP_TIMEOUT
+            for sender in self._senders.values():
+                sender.stop()
 
-    return await asyncio.to_thread(run)
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function of the database in a thread; wait for the end of an outage."""
+
+        def call() -> T:
+            with self._app.app_context():
+                return function(*arguments)
+
+        while True:
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+            except SQLAlchemyError as error:
+                if not is_transient(error):
+                    raise
+                logger.warning("database unavailable: %s", summarize(error))
+                await asyncio.sleep(DATABASE_RETRY)
+
+    async def _deliver(self, sender: BatchSender) -> None:
+        totals: Counter[str] = Counter()
+        started_at = time.monotonic()
+        try:
+            sender.start()
+            while await sender.wait(RECORD_INTERVAL):
+                counts = await self._record(sender)
+                if counts is None:
+                    logger.warning("batch %d: another process has claimed it", sender.batch.id)
+                    sender.abandon()
+                    return
+                totals += counts
+                self._on_recorded(counts)
+        finally:
+            del self._senders[sender.batch.id]
+        logger.info(
+            "message %d, batch %d: %s in %.1f s",
+            sender.batch.message_id,
+            sender.batch.id,
+            ", ".join(f"{number} {result}" for result, number in sorted(totals.items())),
+            time.monotonic() - started_at,
+        )
+
+    async def _record(self, sender: BatchSender) -> Counter[str] | None:
+        report = sender.report()
+        if report.is_empty:
+            return Counter()
+        # Some were sent: whatever happens, they must not be sent again.
+        failure = None
+        for record in (recording.record, recording.record_as_failed, recording.discard):
+            try:
+                return await self.run(self._in_transaction, record, sender.batch, report)
+            except Exception as error:  # whatever it is
+                if failure is None:
+                    failure = error
+                    name = summarize(error) if isinstance(error, SQLAlchemyError) else repr(error)
+                    logger.error("batch %d: its outcomes are not recorded: %s", sender.batch.id, name)
+        sender.abandon()
+        return Counter()
+
+    def _in_transaction(self, record: Callable[..., T], batch: Batch, report: recording.Report) -> T:
+        seconds = min(RECORDING_TIMEOUT, self._remaining_time())
+        with transaction(deadline_after(seconds)) as connection:
+            return record(connection, batch, self._owner, report)
+
+    def _remaining_time(self) -> float:
+        return max(0.1, self._deadline - time.monotonic()) if self._deadline else math.inf
+
+    async def _check_push_services(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_INTERVAL)
+            self._scheduler.check()
+
+    async def _renew_claims(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_INTERVAL)
+            if not self._senders:
+                continue
+            started_at = time.monotonic()
+            renewed = await self.run(claims.renew, list(self._senders), self._owner)
+            for batch_id, is_cancelled in renewed.items():
+                if sender := self._senders.get(batch_id):
+                    sender.renewed(started_at, is_cancelled=is_cancelled)

@@ -1,41 +1,59 @@
 """Messages: create one with its jobs, report its delivery status, delete old ones."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from sqlalchemy import Connection, delete, exists, func, select
+from flask import current_app
+from sqlalchemy import Connection, Row, delete, exists, false, func, select
 
-from ..database import autocommit, transaction
+from ..database import autocommit, engine, require_same_database, transaction
 from ..extensions import INSERTS
-from ..models import PushBatch, PushMessage, PushOutcome, normalize_user_id
+from ..models import MAX_ID, PushBatch, PushMessage, PushOutcome
 from ..webpush.message import Message, MessageError
-from . import audience
-from .audience import EVERYONE, Everyone
-from .batches import FAN_OUT_PENDING, add_batch, fan_out
-from .queue import DELIVER, FAN_OUT, ScheduledBatch, delivers_synchronously, enqueue
-from .suppression import capture
+from ..webpush.message_checks import to_json
+from . import batches, failures, loopback, recipients
+from .audience import Audience, To
+from .batches import FAN_OUT_PENDING, add_batches, add_pending, priority_of
+from .clock import database_time
+from .queue import DELIVER, FAN_OUT, enqueue
+from .suppression import capture, is_suppressed
 
+MAX_DELAY = timedelta(days=365)  # of a scheduled message
 MESSAGE_RETENTION = timedelta(days=30)  # of finished messages
 PRUNE_BATCH_SIZE = 1_000  # messages a transaction
-RECIPIENT_COUNT_LIMIT = 10 * audience.BATCH_SIZE  # for a broadcast that has not been fanned out
 
 _message = PushMessage.__table__.c
 _batch = PushBatch.__table__.c
 _outcome = PushOutcome.__table__.c
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """Delivery status of a message."""
 
     id: int
-    state: str  # queued, sending, done
+    state: str  # scheduled, queued, sending, done, cancelled
+    created_at: datetime
+    send_at: datetime | None  # None: when it was created
     recipients: int
     sent: int
     gone: int
     failed: int
+    expired: int
+    replaced: int
+    cancelled: int
+    shown: int = 0
+    clicked: int = 0
     fan_out_complete: bool  # `recipients` is final
+
+    @property
+    def pending(self) -> int:
+        """Recipients without a recorded outcome."""
+        recorded = self.sent + self.gone + self.failed + self.expired + self.replaced + self.cancelled
+        return self.recipients - recorded
 
 
 class MessageNotFoundError(LookupError):
@@ -49,87 +67,119 @@ def _ignore_progress(done: int, total: int) -> None:
 def send(
     message: Message,
     *,
-    to: str | int | Everyone,
+    to: To,
+    exclude: Collection[str | int] = (),
+    at: datetime | None = None,
     idempotency_key: str | None = None,
+    connection: Connection | None = None,
     on_progress: Callable[[int, int], None] = _ignore_progress,
 ) -> int:
-    """Send a message to a user, or to EVERYONE; return the message's id.
+    """Send a message to a user, users, a Channel, a Device or EVERYONE; return the message's id.
 
     On PostgreSQL it is queued for `flask push worker`. On SQLite it is delivered before the return, and
-    `on_progress` is called with how many recipients are done, and how many there are. With an idempotency
-    key that was used before nothing is sent, and the id is the first message's. While sends are suppressed,
-    nothing leaves the process, and all recipients count as sent.
+    `on_progress` is called with how many recipients are done, and how many there are. `exclude` are users
+    that are left out. `at` is when to send it, at most a year ahead: its recipients are found then, and its
+    TTL begins. With an idempotency key that was used before nothing is sent, and the id is the first
+    message's. With `connection`, of the same database, the message is part of that transaction: it is sent
+    if that commits, on SQLite by the next `send` or worker. While sends are suppressed, nothing leaves the
+    process, and all recipients count as sent.
 
-    Raises MessageError if `to` is an invalid user id.
+    Raises MessageError for an invalid argument, and for an idempotency key of another message; ValueError
+    for a connection that cannot be used.
     """
-    user_id = None if to is EVERYONE else normalize_user_id(to)
-    if user_id is None and to is not EVERYONE:
-        raise MessageError("to", "Must be a user's id, or everyone.")
-    with transaction() as connection:
-        message_id, scheduled, is_new = _create_message(connection, message, user_id, idempotency_key)
-        enqueue(connection, FAN_OUT if to is EVERYONE else DELIVER, scheduled)
+    audience, given = Audience.of(to, exclude), message
+    content_hash = _hash(message, audience, at) if idempotency_key is not None else None
+    if site_url := current_app.config["PUSH_SITE_URL"]:
+        message = message.with_absolute_urls(site_url)
+    key = {"idempotency_key": idempotency_key, "content_hash": content_hash}
+    if connection is not None:
+        require_same_database(connection)
+        message_id, is_new = _create(connection, message, audience, at, key)
+    else:
+        with transaction() as own_connection:
+            message_id, is_new = _create(own_connection, message, audience, at, key)
     if is_new:
-        capture(message, to)
-    if scheduled and delivers_synchronously():
-        _deliver_now(message_id, scheduled, on_progress)
+        capture(given, to)
+    if connection is not None:
+        return message_id
+    if is_suppressed(current_app):
+        loopback.deliver(message_id)
+    elif engine().dialect.name == "sqlite" and status(message_id).state != "scheduled":
+        _deliver_now(message_id, on_progress)
     return message_id
 
 
-def send_to_subscription(message: Message, user_id: str, subscription_id: int) -> int | None:
-    """Send a message to one of a user's subscriptions; return the message's id, or None without it."""
-    with transaction() as connection:
-        if not audience.load_recipients(connection, user_id, 0, 0, [subscription_id]):
-            return None
-        now = datetime.now(UTC)
-        row = {"user_id": user_id, "message": message.to_dict(), "recipients": 1, "created_at": now}
-        insert = PushMessage.__table__.insert().values(row).returning(_message.id)
-        message_id: int = connection.execute(insert).scalar_one()
-        ids = {"first_id": subscription_id, "last_id": subscription_id, "subscription_ids": [subscription_id]}
-        scheduled = [add_batch(connection, message_id, now, size=1, **ids)]
-        enqueue(connection, DELIVER, scheduled)
-    capture(message, user_id)
-    if delivers_synchronously():
-        _deliver_now(message_id, scheduled, _ignore_progress)
-    return message_id
+def _hash(message: Message, audience: Audience, at: datetime | None) -> bytes:
+    when = at and at.isoformat()
+    return hashlib.sha256(to_json([message.to_dict(), audience.to_row(), when])).digest()
 
 
-def _deliver_now(
-    message_id: int, scheduled: Sequence[ScheduledBatch], on_progress: Callable[[int, int], None]
-) -> None:
+def _deliver_now(message_id: int, on_progress: Callable[[int, int], None]) -> None:
     from .synchronous import deliver  # noqa: PLC0415  # where there is a queue, only workers need the client
 
-    if not status(message_id).fan_out_complete:
-        scheduled = [batch for pending in scheduled for chunk in fan_out(pending.batch_id) for batch in chunk]
-    total = status(message_id).recipients
-    deliver(scheduled, lambda done: on_progress(done, total))
+    deliver(message_id, lambda done: on_progress(done, status(message_id).recipients))
 
 
-def _create_message(
-    connection: Connection, message: Message, user_id: str | None, idempotency_key: str | None
-) -> tuple[int, list[ScheduledBatch], bool]:
-    now = datetime.now(UTC)
-    limit = RECIPIENT_COUNT_LIMIT if user_id is None else None
-    found = audience.ranges(connection, user_id, limit=limit)
+def _create(
+    connection: Connection, message: Message, audience: Audience, at: datetime | None, key: dict[str, Any]
+) -> tuple[int, bool]:
+    now = database_time(connection)
+    send_at = _send_at(at, now)
+    first = recipients.Part([], None) if send_at else recipients.next_part(connection, audience)
     row = {
-        "user_id": user_id,
+        **audience.to_row(),
+        **key,
         "message": message.to_dict(),
-        "recipients": sum(one_range.size for one_range in found),
-        "idempotency_key": idempotency_key,
+        "recipients": first.size,
         "created_at": now,
+        "send_at": send_at,
     }
+    if audience.subscription_id is not None:
+        row["user_id"] = recipients.owner_of(connection, audience.subscription_id)
     insert = INSERTS[connection.dialect.name](PushMessage.__table__).values(row)
     insert = insert.on_conflict_do_nothing(index_elements=["idempotency_key"]).returning(_message.id)
-    message_id = connection.execute(insert).scalar()
+    message_id: int | None = connection.execute(insert).scalar()
     if message_id is None:
-        existing = select(_message.id).where(_message.idempotency_key == idempotency_key)
-        return connection.execute(existing).scalar_one(), [], False
-    if user_id is None:
-        # One row, whatever the size of the audience: `fan_out` replaces it by batches.
-        last_id = audience.newest_id(connection)
-        added = [add_batch(connection, message_id, now, first_id=0, last_id=last_id, size=FAN_OUT_PENDING)]
-    else:
-        added = [add_batch(connection, message_id, now, **one_range._asdict()) for one_range in found]
-    return message_id, added, True
+        return _first_message(connection, key), False
+    if send_at is None and not audience.is_broadcast:
+        scheduled = add_batches(connection, message_id, now, first.batches)
+        enqueue(connection, DELIVER, scheduled, priority_of(audience))
+        return message_id, True
+    last_id = MAX_ID if send_at else recipients.newest_id(connection)
+    pending = add_pending(connection, message_id, send_at or now, last_id)
+    enqueue(connection, FAN_OUT, [pending])
+    return message_id, True
+
+
+def _send_at(at: datetime | None, now: datetime) -> datetime | None:
+    if at is None:
+        return None
+    if not isinstance(at, datetime) or at.utcoffset() is None:
+        raise MessageError("at", "Must be a datetime with a time zone.")
+    if at > now + MAX_DELAY:
+        raise MessageError("at", f"Must be at most {MAX_DELAY.days} days ahead.")
+    return at if at > now else None
+
+
+def _first_message(connection: Connection, key: dict[str, Any]) -> int:
+    same_key = _message.idempotency_key == key["idempotency_key"]
+    first = connection.execute(select(_message.id, _message.content_hash).where(same_key)).one()
+    if first.content_hash not in (None, key["content_hash"]):
+        raise MessageError("idempotency_key", "Was used for another message.")
+    message_id: int = first.id
+    return message_id
+
+
+def cancel(message_id: int) -> Status:
+    """Cancel a message, unless it is done: what has not begun is not sent. Return its status.
+
+    Raises MessageNotFoundError.
+    """
+    unsent = exists().where(_batch.message_id == message_id)
+    with transaction() as connection:
+        if connection.execute(select(unsent)).scalar():
+            batches.cancel(connection, message_id)
+    return status(message_id)
 
 
 def status(message_id: int) -> Status:
@@ -141,16 +191,40 @@ def status(message_id: int) -> Status:
         unsent = exists().where(_batch.message_id == message_id)
         pending = exists().where(_batch.message_id == message_id, _batch.size == FAN_OUT_PENDING)
         row = connection.execute(
-            select(_message.recipients, unsent, pending).where(_message.id == message_id)
+            select(
+                _message.recipients,
+                _message.created_at,
+                _message.send_at,
+                _message.cancelled_at,
+                func.coalesce(_message.send_at > database_time(connection), false()).label("is_scheduled"),
+                unsent.label("is_unsent"),
+                pending.label("is_pending"),
+            ).where(_message.id == message_id)
         ).one_or_none()
         if row is None:
             raise MessageNotFoundError
         sums = select(_outcome.outcome, func.sum(_outcome.count)).where(_outcome.message_id == message_id)
         counts = {name: int(number) for name, number in connection.execute(sums.group_by(_outcome.outcome))}
-    recipients, is_unsent, is_pending = row
-    state = "done" if not is_unsent else "sending" if counts else "queued"
-    sent, gone, failed = (counts.get(name, 0) for name in ("sent", "gone", "failed"))
-    return Status(message_id, state, recipients, sent, gone, failed, not is_pending)
+    outcomes = ("sent", "gone", "failed", "expired", "replaced", "cancelled")
+    return Status(
+        id=message_id,
+        state=_state(row, is_recorded=bool(counts)),
+        created_at=row.created_at,
+        send_at=row.send_at,
+        recipients=row.recipients,
+        **{name: counts.get(name, 0) for name in outcomes},
+        fan_out_complete=not row.is_pending,
+    )
+
+
+def _state(row: Row[Any], *, is_recorded: bool) -> str:
+    if row.cancelled_at:
+        return "cancelled"
+    if not row.is_unsent:
+        return "done"
+    if row.is_scheduled and not is_recorded:
+        return "scheduled"
+    return "sending" if is_recorded else "queued"
 
 
 def prune() -> int:
@@ -173,5 +247,5 @@ def prune() -> int:
     after_id: int | None = 0
     while after_id is not None:
         with transaction() as connection:
-            after_id = audience.delete_orphaned_failures(connection, after_id, PRUNE_BATCH_SIZE)
+            after_id = failures.delete_orphaned_failures(connection, after_id, PRUNE_BATCH_SIZE)
     return pruned

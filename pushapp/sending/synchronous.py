@@ -1,33 +1,53 @@
 """Synchronous delivery, for SQLite: in the process that calls `send`, before it returns."""
 
 import asyncio
-import heapq
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
+from flask import Flask
 from flask.globals import app_ctx
 
-from ..webpush.responses import Result
-from .delivery import create_client, deliver_batch
-from .queue import ScheduledBatch
+from . import claims
+from .delivery import Engine
+from .polling import POLL_INTERVAL, send_due
 
+CONCURRENCY = 64  # messages in flight
 RETRY_WINDOW = timedelta(seconds=30)
 
 
-def deliver(scheduled: Sequence[ScheduledBatch], on_progress: Callable[[int], None]) -> None:
-    """Deliver batches, with retries for RETRY_WINDOW; `on_progress` is called with numbers of recipients."""
-    asyncio.run(_deliver(scheduled, on_progress))
+def deliver(message_id: int, on_progress: Callable[[int], None]) -> None:
+    """Send a message, with retries for RETRY_WINDOW, and what other processes have left.
 
-
-async def _deliver(scheduled: Sequence[ScheduledBatch], on_progress: Callable[[int], None]) -> None:
+    `on_progress` is called with numbers of recipients.
+    """
     app = app_ctx.app
-    pending = [(batch.run_at, batch.batch_id) for batch in scheduled]
-    heapq.heapify(pending)
-    async with create_client(app) as client:
-        while pending:
-            run_at, batch_id = heapq.heappop(pending)
-            await asyncio.sleep((run_at - datetime.now(UTC)).total_seconds())
-            counts, retries = await deliver_batch(app, client, batch_id, RETRY_WINDOW)
-            on_progress(counts.total() - counts[Result.RETRY])
-            for retry in retries:
-                heapq.heappush(pending, (retry.run_at, retry.batch_id))
+
+    def run() -> None:
+        asyncio.run(_deliver(app, message_id, on_progress))
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        run()
+    else:
+        with ThreadPoolExecutor(1) as thread:  # the caller's event loop cannot run another
+            thread.submit(run).result()
+
+
+async def _deliver(app: Flask, message_id: int, on_progress: Callable[[int], None]) -> None:
+    def report(counts: Counter[str]) -> None:
+        on_progress(counts.total() - counts["later"])
+
+    started_at = datetime.now(UTC)
+    async with Engine(app, CONCURRENCY, report) as sending:
+        while True:
+            found = await send_due(sending)
+            if found or not sending.is_idle:
+                await asyncio.sleep(0 if found else POLL_INTERVAL / 10)
+                continue
+            next_at = await sending.run(claims.next_time, message_id, started_at)
+            if next_at is None or next_at > started_at + RETRY_WINDOW:
+                return
+            await asyncio.sleep(max(0.0, (next_at - datetime.now(UTC)).total_seconds()))

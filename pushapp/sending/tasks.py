@@ -1,52 +1,65 @@
-"""Tasks of the queue: fan out a broadcast, deliver a batch, delete what is old."""
+"""Tasks of the queue: fan out a broadcast, deliver a batch, delete what is old.
 
-import asyncio
+A job only says that a batch is due. It ends when this process has claimed the batch: from then on the claim
+protects it. `claims.requeue_lost` replaces jobs that are lost, so the queue itself retries none.
+"""
+
 import logging
-from contextlib import nullcontext
 
 import procrastinate
 
-from . import audience, batches, outbox
-from .delivery import DATABASE_RETRY, deliver_batch, run_in_thread
-from .queue import DELIVER, DIRECT_PRIORITY, FAN_OUT, QUEUE
+from ..database import transaction
+from . import batches, failures, outbox
+from .clock import database_time
+from .delivery import Engine
+from .queue import DELIVER, DIRECT_PRIORITY, FAN_OUT, QUEUE, ScheduledBatch, enqueue
 
-MAX_SLOT_HOLD = 1  # seconds
+MAX_WAIT = 0.5  # seconds for room; then messages to users are looked for again
 
 logger = logging.getLogger(__name__)
 
 procrastinate_app = procrastinate.App(connector=procrastinate.PsycopgConnector())
-_retry_forever = procrastinate.RetryStrategy(wait=DATABASE_RETRY)
 
 
-@procrastinate_app.task(name=FAN_OUT, queue=QUEUE, retry=_retry_forever, pass_context=True)
+@procrastinate_app.task(name=FAN_OUT, queue=QUEUE, pass_context=True)
 async def fan_out(context: procrastinate.JobContext, *, batch_id: int) -> None:
     """Create a broadcast's batches; the first are sent before the last are created."""
+    engine: Engine = context.additional_context["engine"]
 
-    def create_batches() -> int:
-        return sum(len(chunk) for chunk in batches.fan_out(batch_id))
+    def next_part() -> list[ScheduledBatch] | None:
+        return next(batches.fan_out(batch_id), None)
 
-    created = await run_in_thread(context.additional_context["app"], create_batches)
-    logger.info("batch %d: fanned out to %d batches", batch_id, created)
+    created = 0
+    while not engine.is_stopped:
+        part = await engine.run(next_part)
+        created += len(part or [])
+        if part is None:
+            logger.info("batch %d: fanned out to %d batches", batch_id, created)
+            return
+    await engine.run(_enqueue_again, FAN_OUT, batch_id, context.job.priority)
 
 
-@procrastinate_app.task(name=DELIVER, queue=QUEUE, retry=_retry_forever, pass_context=True)
+@procrastinate_app.task(name=DELIVER, queue=QUEUE, pass_context=True)
 async def deliver(context: procrastinate.JobContext, *, batch_id: int) -> None:
-    """Send a batch and schedule its retries.
-
-    Batches of broadcasts share concurrency slots, and release theirs when they take longer than
-    MAX_SLOT_HOLD: they are waiting for a push service. Direct messages need no slot.
-    """
-    app, client, slots = (context.additional_context[name] for name in ("app", "client", "slots"))
+    """Claim a batch and begin to send it. A broadcast's waits for room, a message to one user does not."""
+    engine: Engine = context.additional_context["engine"]
     is_direct = context.job.priority >= DIRECT_PRIORITY
-    async with nullcontext() if is_direct else slots:
-        delivery = asyncio.create_task(deliver_batch(app, client, batch_id))
-        await asyncio.wait([delivery], timeout=MAX_SLOT_HOLD)
-    await delivery
+    if not engine.is_stopped and (is_direct or await engine.wait_for_room(MAX_WAIT)):
+        await engine.deliver(batch_id)
+    else:
+        await engine.run(_enqueue_again, DELIVER, batch_id, context.job.priority)
+
+
+def _enqueue_again(task_name: str, batch_id: int, priority: int) -> None:
+    with transaction() as connection:
+        now = database_time(connection)
+        enqueue(connection, task_name, [ScheduledBatch(batch_id, now)], priority)
 
 
 @procrastinate_app.periodic(cron="17 3 * * *")
-@procrastinate_app.task(name="pushapp.prune", queue=QUEUE, retry=_retry_forever, pass_context=True)
+@procrastinate_app.task(name="pushapp.prune", queue=QUEUE, pass_context=True)
 async def prune(context: procrastinate.JobContext, timestamp: int) -> None:
     """Delete expired subscriptions and old finished messages, every night."""
-    await run_in_thread(context.additional_context["app"], audience.prune)
-    await run_in_thread(context.additional_context["app"], outbox.prune)
+    engine: Engine = context.additional_context["engine"]
+    await engine.run(failures.prune)
+    await engine.run(outbox.prune)

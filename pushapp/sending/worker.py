@@ -1,4 +1,4 @@
-"""The worker: process the queue, survive database outages, retry stalled jobs."""
+"""The worker: process the queue, survive database outages, queue lost batches again."""
 
 import asyncio
 import gc
@@ -12,21 +12,26 @@ import procrastinate
 from flask import Flask
 from procrastinate.exceptions import ConnectorException
 from psycopg import OperationalError
-from psycopg.errors import UndefinedFunction, UndefinedTable
+from psycopg.errors import InvalidSchemaName, UndefinedFunction, UndefinedTable
 
-from ..database import connection_parameters
+from ..database import connection_parameters, engine
 from ..schema import QUEUE_SCHEMA
-from . import batches
-from .delivery import DATABASE_RETRY, create_client, run_in_thread
+from . import batches, claims
+from .delivery import DATABASE_RETRY, STOP_TIMEOUT, Engine
+from .polling import poll
 from .queue import QUEUE
 from .tasks import procrastinate_app
 
-DEFAULT_CONCURRENCY = 2  # batches of broadcasts that are sent concurrently
+# Messages in flight: enough for a core at the 100 ms that push services take, where one push service has half
+# of them. What a killed worker had in flight may be sent twice, so not more.
+DEFAULT_CONCURRENCY = 256
+JOBS = 4  # batches that are loaded at once
 HEARTBEAT_INTERVAL = 5  # seconds
 STALLED_AFTER = 20  # seconds without a heartbeat
 CONNECT_TIMEOUT = 5  # seconds, per attempt
 MISSING_SCHEMA = "the database has no queue yet: run `flask push db upgrade`"
 POLL_INTERVAL = 1  # seconds between polls for due jobs
+REQUEUE_INTERVAL = 3  # seconds between looks for lost batches
 
 Connector = Callable[[], procrastinate.PsycopgConnector]
 
@@ -34,43 +39,27 @@ logger = logging.getLogger(__name__)
 
 
 async def run_worker(app: Flask, *, concurrency: int = DEFAULT_CONCURRENCY, drain: bool = False) -> None:
-    """Process the queue until SIGTERM or SIGINT, or until it is empty (drain).
+    """Process the queue until SIGTERM or SIGINT, or until nothing is due (drain).
 
-    Reconnects after a database outage, except when draining.
+    `concurrency` is the number of messages in flight at most. Reconnects after a database outage, except
+    when draining.
     """
+    stop = _stop_event()
     with app.app_context():
-        parameters = connection_parameters(f"search_path={QUEUE_SCHEMA}")
-        push_client = create_client(app)
+        is_sqlite = engine().dialect.name == "sqlite"
+        parameters = {} if is_sqlite else connection_parameters(f"search_path={QUEUE_SCHEMA}")
 
     def connector() -> procrastinate.PsycopgConnector:
-        return procrastinate.PsycopgConnector(
-            min_size=1,
-            max_size=concurrency + 2,
-            kwargs=parameters,
-            timeout=5,
-        )
+        return procrastinate.PsycopgConnector(min_size=1, max_size=JOBS, kwargs=parameters, timeout=5)
 
-    async with push_client as client:
-        options: dict[str, Any] = {
-            "queues": [QUEUE],
-            "concurrency": 2 * concurrency + 2,  # headroom for jobs blocked on an unresponsive push service
-            "wait": not drain,
-            "delete_jobs": "always",
-            "fetch_job_polling_interval": POLL_INTERVAL,
-            "update_heartbeat_interval": HEARTBEAT_INTERVAL,
-            "stalled_worker_timeout": STALLED_AFTER,
-            "additional_context": {"app": app, "client": client, "slots": asyncio.Semaphore(concurrency)},
-            "install_signal_handlers": False,
-        }
-        stop = _stop_event()
+    async with Engine(app, concurrency) as sending:
         gc.freeze()  # exclude long-lived objects from garbage collection
-        if drain:
-            await _drain(app, connector, options, stop)
-        reason = ""
-        while not drain and not stop.is_set():
-            previous, reason = reason, await _run_until_disconnected(connector, options, stop)
-            if not stop.is_set():
-                await _log_and_wait(reason, previous, stop)
+        if is_sqlite:
+            await poll(sending, stop, drain=drain)
+        elif drain:
+            await _drain(connector, sending, stop)
+        else:
+            await _serve(connector, sending, stop)
 
 
 def _stop_event() -> asyncio.Event:
@@ -92,23 +81,33 @@ async def _open_queue(connector: Connector) -> AsyncIterator[procrastinate.App]:
             await queue.close_async()
 
 
-async def _drain(app: Flask, connector: Connector, options: dict[str, Any], stop: asyncio.Event) -> None:
-    # Jobs may enqueue more jobs: repeat until the backlog is empty or stops changing.
+async def _drain(connector: Connector, sending: Engine, stop: asyncio.Event) -> None:
+    # Batches may become due meanwhile: repeat until none is due, or they stop changing.
+    async with _open_queue(connector):
+        pass  # raises what is wrong with the database
     before: batches.Backlog | None = None
-    async with _open_queue(connector) as queue:
-        await _retry_stalled_jobs(queue)
     while not stop.is_set():
-        await _run(connector, options, stop)
-        after = await run_in_thread(app, batches.backlog)
+        await sending.run(claims.requeue_lost)
+        await _run(connector, sending, stop, drain=True)
+        await sending.wait_until_idle()
+        after = await sending.run(batches.backlog)
         if after.batches == 0 or after == before:
             return
         before = after
 
 
-async def _run_until_disconnected(connector: Connector, options: dict[str, Any], stop: asyncio.Event) -> str:
+async def _serve(connector: Connector, sending: Engine, stop: asyncio.Event) -> None:
+    reason = ""
+    while not stop.is_set():
+        previous, reason = reason, await _run_until_disconnected(connector, sending, stop)
+        if not stop.is_set():
+            await _log_and_wait(reason, previous, stop)
+
+
+async def _run_until_disconnected(connector: Connector, sending: Engine, stop: asyncio.Event) -> str:
     """Return why the worker stopped."""
     try:
-        await _run(connector, options, stop)
+        await _run(connector, sending, stop)
     except (ConnectorException, OperationalError, TimeoutError) as error:
         return describe(error)
     return "database unavailable: connection lost"
@@ -117,9 +116,11 @@ async def _run_until_disconnected(connector: Connector, options: dict[str, Any],
 def describe(error: ConnectorException | OperationalError | TimeoutError) -> str:
     """Return what a database error means, in one line."""
     cause = error.__cause__ or error
-    if isinstance(cause, UndefinedFunction | UndefinedTable):
+    if isinstance(cause, UndefinedFunction | UndefinedTable | InvalidSchemaName):
         return MISSING_SCHEMA
-    return f"database unavailable: {type(cause).__name__}"
+    if isinstance(cause, OperationalError | TimeoutError):
+        return f"database unavailable: {type(cause).__name__}"
+    return f"the queue failed: {type(cause).__name__}"
 
 
 async def _log_and_wait(reason: str, previous: str, stop: asyncio.Event) -> None:
@@ -131,34 +132,43 @@ async def _log_and_wait(reason: str, previous: str, stop: asyncio.Event) -> None
         await asyncio.wait_for(stop.wait(), DATABASE_RETRY)
 
 
-async def _run(connector: Connector, options: dict[str, Any], stop: asyncio.Event) -> None:
-    # Returns on stop and on connection loss.
+async def _run(connector: Connector, sending: Engine, stop: asyncio.Event, *, drain: bool = False) -> None:
+    # Returns on stop and on connection loss; when draining, when no job is due.
+    options: dict[str, Any] = {
+        "queues": [QUEUE],
+        "concurrency": JOBS,
+        "wait": not drain,
+        "delete_jobs": "always",
+        "fetch_job_polling_interval": POLL_INTERVAL,
+        "update_heartbeat_interval": HEARTBEAT_INTERVAL,
+        "stalled_worker_timeout": STALLED_AFTER,
+        "additional_context": {"engine": sending},
+        "install_signal_handlers": False,
+    }
     async with _open_queue(connector) as queue:
         stop_task = asyncio.create_task(stop.wait())
-        stalled_jobs_task = asyncio.create_task(_retry_stalled_jobs_forever(queue))
+        requeue_task = asyncio.create_task(_requeue_lost_forever(sending))
         worker = asyncio.create_task(queue.run_worker_async(**options))
         try:
             await asyncio.wait([worker, stop_task], return_when=asyncio.FIRST_COMPLETED)
+            if stop.is_set():
+                sending.stop()
             if not worker.done():
-                worker.cancel()  # graceful shutdown: jobs in flight are finished
+                worker.cancel()  # graceful: jobs end when their batches are claimed
+                await asyncio.wait([worker], timeout=STOP_TIMEOUT)
             with suppress(asyncio.CancelledError):
                 await worker
         finally:
             stop_task.cancel()
-            stalled_jobs_task.cancel()
+            requeue_task.cancel()
 
 
-async def _retry_stalled_jobs_forever(queue: procrastinate.App) -> None:
-    # Wait first, so that healthy workers can send a heartbeat after an outage.
+async def _requeue_lost_forever(sending: Engine) -> None:
+    # Wait first: after an outage the processes that send batches have to renew their claims.
+    await asyncio.sleep(claims.LEASE.total_seconds())
+    after_id = 0
     while True:
-        await asyncio.sleep(STALLED_AFTER / 2)
-        with suppress(ConnectorException, OperationalError):
-            await _retry_stalled_jobs(queue)
-
-
-async def _retry_stalled_jobs(queue: procrastinate.App) -> None:
-    manager = queue.job_manager
-    for job in await manager.get_stalled_jobs(queue=QUEUE, seconds_since_heartbeat=STALLED_AFTER):
-        with suppress(ConnectorException):  # already retried by another worker
-            await manager.retry_job(job)
-            logger.warning("retrying stalled job %s", job.id)
+        lost, after_id = await sending.run(claims.requeue_lost, after_id)
+        for batch_id in lost:
+            logger.warning("batch %d had no job: queued again", batch_id)
+        await asyncio.sleep(REQUEUE_INTERVAL)

@@ -9,9 +9,10 @@ from flask_cors import CORS
 from flask_smorest import Api as SmorestApi
 
 from .. import instance
-from . import health, views
+from . import channels, health, messages, views  # noqa: F401  # their routes
+from .blueprint import blueprint
 
-BLUEPRINT_NAME: str = views.blueprint.name
+BLUEPRINT_NAME: str = blueprint.name
 
 
 class Api(SmorestApi):  # type: ignore[misc]  # flask-smorest has no types
@@ -36,7 +37,7 @@ def init_app(app: Flask, *, user_id: Callable[[], object] | None, url_prefix: st
     cookie = {"type": "apiKey", "in": "cookie", "name": app.config["SESSION_COOKIE_NAME"]}
     api.spec.components.security_scheme("session", cookie)
     api.spec.components.security_scheme("token", {"type": "http", "scheme": "bearer"})
-    api.register_blueprint(views.blueprint, url_prefix=url_prefix)
+    api.register_blueprint(blueprint, url_prefix=url_prefix)
     if with_health:
         api.register_blueprint(health.blueprint)
     # Compiled: flask-cors would read a text with brackets as a regular expression.

@@ -25,16 +25,21 @@ def _session_user_id() -> object:
 
 def require_token() -> None:
     """Abort with 401 unless the bearer token is one of PUSH_API_TOKENS (RFC 6750)."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    given = token.strip().encode()
+    given = bearer_token().encode()
     # Every token is compared, in constant time each: no timing side channel.
     tokens = current_app.config["PUSH_API_TOKENS"]
     matches = [hmac.compare_digest(given, known.encode()) for known in tokens]
-    if scheme.lower() != "bearer" or not any(matches):
+    if not given or not any(matches):
         raise Unauthorized(
             "Missing or invalid API token: send one of PUSH_API_TOKENS as Authorization: Bearer …",
             www_authenticate=WWWAuthenticate("bearer"),
         )
+
+
+def bearer_token() -> str:
+    """Return the request's bearer token, or an empty string."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def reject_cross_site() -> None:

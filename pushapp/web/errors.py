@@ -1,7 +1,8 @@
 """JSON error responses: `{"code", "status", "message"?, "errors"?}`."""
 
 import logging
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import flask
 from flask import Response, current_app, json, request
@@ -33,6 +34,13 @@ def register(scaffold: Scaffold) -> None:
 def abort(status: int, message: str) -> NoReturn:
     """Abort the request with an HTTP status and a sentence for the developer."""
     flask.abort(status, description=message)
+
+
+def abort_with(status: int, errors: Mapping[str, Any]) -> NoReturn:
+    """Abort the request with an HTTP status and the errors of its members."""
+    error = default_exceptions[status]()
+    error.data = {"errors": errors}  # type: ignore[attr-defined]  # as flask-smorest and webargs do
+    raise error
 
 
 def to_json_response(error: HTTPException) -> Response:

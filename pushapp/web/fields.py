@@ -1,12 +1,17 @@
-"""Fields of the schemas: keys of browsers, integers."""
+"""Fields of the schemas: keys of browsers, integers, booleans, times."""
 
 import base64
 import binascii
+import re
+from datetime import datetime
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from marshmallow import ValidationError, fields
 
+_RFC_3339 = re.compile(
+    r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})", re.ASCII | re.IGNORECASE
+)
 _BASE64URL = str.maketrans("+/", "-_")
 
 
@@ -64,3 +69,35 @@ class StrictInteger(fields.Integer):
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         return super()._deserialize(value, *arguments, **options)
+
+
+class StrictBoolean(fields.Boolean):
+    """A boolean as in JSON: rejects 1 and "true"."""
+
+    def _deserialize(self, value: Any, *arguments: Any, **options: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
+class Timestamp(fields.AwareDateTime):
+    """A time with an offset (RFC 3339)."""
+
+    def _deserialize(self, value: Any, *arguments: Any, **options: Any) -> datetime:
+        try:
+            return parse_time(value)
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
+
+
+def parse_time(text: object) -> datetime:
+    """Return a time with an offset, such as `2030-01-31T09:00:00+01:00`.
+
+    Raises ValueError for anything else (RFC 3339, section 5.6).
+    """
+    try:
+        if isinstance(text, str) and _RFC_3339.fullmatch(text):
+            return datetime.fromisoformat(text.upper())
+    except ValueError:
+        pass
+    raise ValueError("Must be a time with an offset, such as 2030-01-31T09:00:00+01:00.")

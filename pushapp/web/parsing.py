@@ -1,17 +1,23 @@
-"""JSON bodies of requests, of at most 16 KiB."""
+"""JSON bodies of requests, of at most 16 KiB; of the messages API, 1 MiB."""
 
 import json
+import re
 from typing import Any, NoReturn
 
 from flask import Request, request
 from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import HTTPException
 
-from .errors import abort
+from .errors import abort, abort_with
 
 MAX_BODY_LENGTH = 16 * 1024  # bytes
+MAX_MESSAGE_BODY_LENGTH = 1024 * 1024  # bytes
+MESSAGE_ENDPOINTS = {"pushapp.create_message"}
 WITHOUT_BODY = {"pushapp.test_subscription"}  # endpoints that take none
+INVALID_JSON = "The body is not valid JSON."
 MAX_INTEGER_DIGITS = 1_000  # longer literals become float infinity: int() has a digit limit
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 def require_json() -> None:
@@ -26,25 +32,27 @@ class JSONBodyParser(FlaskParser):
 
     def load_json(self, req: Request, schema: Any) -> Any:
         """Return the body as Python values; abort with 400 or 413 if it is invalid."""
-        req.max_content_length = MAX_BODY_LENGTH + 1  # to detect a chunked body that is too long
+        limit = MAX_MESSAGE_BODY_LENGTH if req.endpoint in MESSAGE_ENDPOINTS else MAX_BODY_LENGTH
+        req.max_content_length = limit + 1  # to detect a chunked body that is too long
         body = _read(req)
-        if len(body) > MAX_BODY_LENGTH:
-            abort(413, f"The body must be at most {MAX_BODY_LENGTH} bytes long.")
+        if len(body) > limit:
+            abort(413, f"The body must be at most {limit} bytes long.")
         try:
             return parse_json(body)
+        except RecursionError:
+            if _is_balanced(body.decode()):
+                abort_with(422, {"json": {"_schema": ["Must have fewer levels."]}})
+            abort(400, INVALID_JSON)
         except ValueError:
-            abort(400, "The body is not valid JSON.")
+            abort(400, INVALID_JSON)
 
 
 def parse_json(text: bytes) -> Any:
     """Return JSON in UTF-8 as Python values.
 
-    Raises ValueError.
+    Raises ValueError, and RecursionError.
     """
-    try:
-        return _decoder.decode(text.decode())
-    except RecursionError:
-        raise ValueError("nested too deep") from None
+    return _decoder.decode(text.decode())
 
 
 def _read(req: Request) -> bytes:
@@ -54,6 +62,11 @@ def _read(req: Request) -> bytes:
         raise
     except Exception:  # raised by the WSGI server: bad chunking, client disconnected
         abort(400, "The body could not be read.")
+
+
+def _is_balanced(text: str) -> bool:
+    structure = _STRING.sub("", text)
+    return all(structure.count(opening) == structure.count(closing) for opening, closing in ("[]", "{}"))
 
 
 def _parse_int(digits: str) -> float:

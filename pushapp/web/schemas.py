@@ -1,4 +1,4 @@
-"""Request and response schemas."""
+"""Schemas of the routes of browsers."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -14,15 +14,12 @@ from marshmallow import (
     post_load,
     validate,
     validates,
-    validates_schema,
 )
 
 from ..config import vapid_signer
-from ..models import MAX_LABEL_LENGTH, MAX_USER_ID_LENGTH, normalize_user_id
-from ..sending.audience import EVERYONE, Everyone
+from ..models import MAX_LABEL_LENGTH
 from ..subscriptions import Subscription
 from ..webpush.endpoints import MAX_ENDPOINT_LENGTH, check_endpoint
-from ..webpush.message import Message, MessageError, Urgency
 from .errors import abort
 from .fields import P256DH, Auth, StrictInteger
 
@@ -139,102 +136,6 @@ class UnsubscribeSchema(_Body):
     )
 
 
-# No format: browsers accept URLs that RFC 3986 does not.
-PATH_OR_URL = {"description": "a path, or an http or https URL"}
-
-
-class ActionSchema(_Body):
-    """A button of a notification."""
-
-    action = fields.String(required=True, metadata={"minLength": 1})
-    title = fields.String(required=True, metadata={"minLength": 1})
-    navigate = fields.String(metadata=PATH_OR_URL)
-    icon = fields.String(metadata=PATH_OR_URL)
-
-
-class NotificationSchema(_Body):
-    """A notification (Declarative Web Push)."""
-
-    title = fields.String(required=True, metadata={"minLength": 1})
-    body = fields.String()
-    navigate = fields.String(metadata=PATH_OR_URL)
-    icon = fields.String(metadata=PATH_OR_URL)
-    tag = fields.String()
-    actions = fields.List(fields.Nested(ActionSchema))
-    data = fields.Raw(allow_none=True, metadata={"description": "any JSON"})
-
-
-USER_ID = {"minLength": 1, "maxLength": MAX_USER_ID_LENGTH, "pattern": r"^[^\x00-\x1f\x7f-\x9f]*$"}
-
-
-def _validate_user_id(user_id: str) -> None:
-    if normalize_user_id(user_id) is None:
-        raise ValidationError(f"Must be 1 to {MAX_USER_ID_LENGTH} characters, and no control characters.")
-
-
-class RecipientSchema(_Body):
-    """The recipient of a message: exactly one of user_id and everyone."""
-
-    user_id = fields.String(validate=_validate_user_id, metadata=USER_ID)
-    everyone = fields.Boolean(truthy={True}, falsy=set(), metadata={"enum": [True]})
-
-    @validates_schema
-    def require_one(self, data: dict[str, Any], **_options: Any) -> None:
-        """Reject no recipient, and both."""
-        if len(data) != 1:
-            raise ValidationError("Must have either user_id or everyone.")
-
-
-class MessageSchema(_Body):
-    """A message and its recipient."""
-
-    to = fields.Nested(
-        RecipientSchema,
-        required=True,
-        metadata={"oneOf": [{"required": ["user_id"]}, {"required": ["everyone"]}]},
-    )
-    notification = fields.Nested(NotificationSchema, required=True)
-    ttl = StrictInteger(validate=validate.Range(0, 2**31), metadata={"description": "seconds"})
-    urgency = fields.String(validate=validate.OneOf(list(Urgency)))
-    topic = fields.String(metadata={"pattern": "^[A-Za-z0-9_-]{1,32}$", "description": "base64url"})
-
-    @post_load
-    def make_message(self, data: dict[str, Any], **_options: Any) -> tuple[Message, str | Everyone]:
-        """Return the message and its recipient."""
-        options = {name: data[name] for name in ("ttl", "urgency", "topic") if name in data}
-        try:
-            message = Message(**data["notification"], **options)
-        except MessageError as error:
-            field_errors = {error.field: [error.reason]}
-            is_top_level = error.field in options or error.field == "notification"
-            raise ValidationError(field_errors if is_top_level else {"notification": field_errors}) from None
-        return message, data["to"].get("user_id", EVERYONE)
-
-
-class IdempotencyKeySchema(_Body):
-    """Idempotency-Key header: a request with the same key is sent once."""
-
-    idempotency_key = fields.String(
-        data_key="Idempotency-Key", validate=validate.Regexp(r"[ -~]{1,255}\Z"), load_default=None
-    )
-
-
-class MessageCreatedSchema(Schema):
-    """The id of a new message."""
-
-    id = fields.Integer(required=True)
-
-
-class MessageStatusSchema(MessageCreatedSchema):
-    """Delivery status of a message."""
-
-    state = fields.String(required=True, validate=validate.OneOf(["queued", "sending", "done"]))
-    recipients = fields.Integer(required=True)
-    sent = fields.Integer(required=True)
-    gone = fields.Integer(required=True)
-    failed = fields.Integer(required=True)
-
-
 class SubscriptionCountSchema(Schema):
     """The number of the user's subscriptions."""
 
@@ -266,6 +167,19 @@ class SubscriptionsSchema(Schema):
 
     subscriptions = fields.List(fields.Nested(SubscriptionSummarySchema), required=True)
     count = fields.Integer(required=True)
+
+
+class ChannelSchema(Schema):
+    """A channel, and whether the user has joined it."""
+
+    name = fields.String(required=True)
+    joined = fields.Boolean(required=True)
+
+
+class ChannelsSchema(Schema):
+    """The channels that users can join."""
+
+    channels = fields.List(fields.Nested(ChannelSchema), required=True)
 
 
 class PublicKeySchema(Schema):

@@ -1,31 +1,24 @@
-"""The HTTP API under /push."""
+"""The routes of browsers: subscriptions, and the files of their pages."""
 
 import json
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from flask import Response, current_app, request
-from flask_smorest import Blueprint as SmorestBlueprint
+from flask import Response, request
 
 from .. import subscriptions
 from ..config import vapid_signer
-from ..models import MAX_ID
 from ..sending import outbox
-from ..sending.audience import Everyone
-from ..sending.outbox import MessageNotFoundError, Status
+from ..sending.audience import Device
 from ..subscriptions import Subscription
 from ..webpush.message import Message
 from . import errors
-from .auth import reject_cross_site, require_token, require_user
-from .parsing import JSONBodyParser, require_json
+from .auth import require_user
+from .blueprint import blueprint, openapi_docs
+from .message_schemas import MessageCreatedSchema
 from .schemas import (
-    IdempotencyKeySchema,
     LabelSchema,
-    MessageCreatedSchema,
-    MessageSchema,
-    MessageStatusSchema,
     OkSchema,
     PublicKeySchema,
     RenewalSchema,
@@ -37,61 +30,8 @@ from .schemas import (
 )
 
 STATIC = Path(__file__).parent.parent / "static"
-TOKEN_ENDPOINTS = {"pushapp.create_message", "pushapp.get_message"}
-PUBLIC_ENDPOINTS = {"pushapp.vapid_public_key", "pushapp.client", "pushapp.service_worker", "pushapp.renew"}
-
-
-class Blueprint(SmorestBlueprint):  # type: ignore[misc]  # flask-smorest has no types
-    """flask-smorest's blueprint with the strict JSON parser."""
-
-    ARGUMENTS_PARSER = JSONBodyParser()
-
-
-blueprint = Blueprint("pushapp", __name__, url_prefix="/push", description="Web Push subscriptions")
-errors.register(blueprint)
-
-
-def openapi_docs(*statuses: int, security: str | None = "session") -> dict[str, Any]:
-    """Return the OpenAPI error responses and security of a route."""
-    responses = {status: HTTPStatus(status).name for status in statuses}
-    return {"security": [{security: []}] if security else [], "responses": responses}
-
-
 SUBSCRIPTION = "/subscriptions/<int:subscription_id>"
 NO_SUBSCRIPTION = "You have no subscription with this id."
-MESSAGE_STATUS_LINK = {
-    "operationId": "get_message",
-    "parameters": {"message_id": "$response.body#/id"},
-}
-
-
-@blueprint.before_app_request
-def handle_routing_error() -> Response | None:
-    """Return JSON 404 and 405 under our prefix, also in a host application."""
-    return errors.handle_routing_error(f"{current_app.extensions['push_url_prefix']}/")
-
-
-@blueprint.before_request
-def authorize_request() -> None:
-    """Reject, in order: cross-site requests, bodies that are not JSON, unauthenticated requests."""
-    reject_cross_site()
-    require_json()
-    if request.endpoint in TOKEN_ENDPOINTS:
-        require_token()
-    elif request.endpoint not in PUBLIC_ENDPOINTS and request.method != "OPTIONS":
-        require_user()
-    if any(isinstance(value, int) and value > MAX_ID for value in (request.view_args or {}).values()):
-        errors.abort(404, "There is no such id.")
-
-
-@blueprint.after_request
-def limit_caching(response: Response) -> Response:
-    """Prevent shared caching."""
-    if request.endpoint not in PUBLIC_ENDPOINTS:
-        response.headers["Cache-Control"] = "no-store"
-    if current_app.config["PUSH_ALLOWED_ORIGINS"]:
-        response.vary.add("Origin")
-    return response
 
 
 @blueprint.post("/subscribe")
@@ -148,8 +88,9 @@ def label_subscription(body: dict[str, str], subscription_id: int) -> Any:
 def test_subscription(subscription_id: int) -> dict[str, int]:
     """Send a test message to one of the current user's subscriptions."""
     message = Message(title="Test notification", body="Notifications work on this device.", ttl=60)
-    message_id = outbox.send_to_subscription(message, require_user(), subscription_id)
-    return {"id": message_id or errors.abort(404, NO_SUBSCRIPTION)}
+    if not subscriptions.has(require_user(), subscription_id):
+        errors.abort(404, NO_SUBSCRIPTION)
+    return {"id": outbox.send(message, to=Device(subscription_id))}
 
 
 @blueprint.delete(SUBSCRIPTION)
@@ -159,29 +100,6 @@ def delete_subscription(subscription_id: int) -> None:
     """Delete one of the current user's subscriptions."""
     if not subscriptions.remove_by_id(require_user(), subscription_id):
         errors.abort(404, NO_SUBSCRIPTION)
-
-
-@blueprint.post("/messages")
-@blueprint.doc(**openapi_docs(400, 401, 403, 413, 415, 503, security="token"))
-@blueprint.doc(responses={202: {"links": {"status": MESSAGE_STATUS_LINK}}})
-@blueprint.arguments(MessageSchema())
-@blueprint.arguments(IdempotencyKeySchema(), location="headers")
-@blueprint.response(202, MessageCreatedSchema)
-def create_message(body: tuple[Message, str | Everyone], headers: dict[str, str | None]) -> dict[str, int]:
-    """Send a message to one user or to everyone."""
-    message, to = body
-    return {"id": outbox.send(message, to=to, idempotency_key=headers["idempotency_key"])}
-
-
-@blueprint.get("/messages/<int:message_id>")
-@blueprint.doc(operationId="get_message", **openapi_docs(401, 404, 503, security="token"))
-@blueprint.response(200, MessageStatusSchema)
-def get_message(message_id: int) -> Status:
-    """Get a message's delivery status."""
-    try:
-        return outbox.status(message_id)
-    except MessageNotFoundError:
-        errors.abort(404, "There is no message with this id.")
 
 
 @blueprint.get("/vapid-public-key")

@@ -59,6 +59,11 @@ class Chromium(Browser):
         """Grant an origin the permission, before its page is opened."""
         self._call("Browser.grantPermissions", origin=origin, permissions=["notifications"])
 
+    def installability_errors(self) -> list[Any]:
+        """Return why the page cannot be installed as an application."""
+        errors: list[Any] = self._call_page("Page.getInstallabilityErrors")["installabilityErrors"]
+        return errors
+
     def open(self, url: str) -> None:
         """Open a URL in the page, and wait until it is loaded."""
         result = self._call_page("Page.navigate", url=url)

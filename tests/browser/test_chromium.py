@@ -54,3 +54,8 @@ def test_chromium_subscribes_and_shows_a_message(chromium: Chromium, google: Pus
     page.switch(on=False)
     assert demo.rows() == []
     assert chromium.subscription() is None
+
+
+def test_chromium_can_install_the_demo(chromium: Chromium, demo: Demo) -> None:
+    DemoPage(chromium, demo)
+    assert chromium.installability_errors() == []

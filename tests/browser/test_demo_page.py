@@ -18,7 +18,7 @@ def test_removing_this_device_turns_the_switch_off(
         "return [...document.querySelectorAll('#devices small')].map((each) => each.textContent)"
     )
     assert listed.startswith("this device, since ")
-    firefox.run("document.querySelector('#devices button').click()")
+    firefox.run("document.querySelector('#devices [id^=remove]').click()")
     firefox.wait_until("!document.querySelector('#devices li')")
     firefox.wait_until("document.getElementById('switch').getAttribute('aria-checked') === 'false'")
     assert demo.rows() == []
@@ -37,7 +37,7 @@ def test_removing_another_device_leaves_this_one(
     subscribed_page.open()
     assert len(subscribed_page.devices()) == 2
     other = "[...document.querySelectorAll('#devices li')].find((item) => !item.textContent.includes('this device'))"
-    firefox.run(f"{other}.querySelector('button').click()")
+    firefox.run(f"{other}.querySelector('[id^=remove]').click()")
     firefox.wait_until("document.querySelectorAll('#devices li').length === 1")
     assert len(demo.rows()) == 1
     assert firefox.run("return document.getElementById('switch').getAttribute('aria-checked')") == "true"
@@ -85,3 +85,28 @@ def test_an_insecure_page_asks_for_https(firefox: Firefox, demo: Demo) -> None:
     firefox.open(demo.url.replace("127.0.0.1", "site.example") + "/")
     message = firefox.wait_until("document.getElementById('message').textContent")
     assert "open this site over https" in message
+
+
+def test_a_device_shows_its_label_and_when_it_was_last_sent_to(
+    firefox: Firefox, demo: Demo, subscribed_page: DemoPage
+) -> None:
+    assert subscribed_page.devices() == ["Firefox on Linux"]
+    details = "document.querySelector('#devices small').textContent"
+    assert "nothing sent yet" in firefox.run(f"return {details}")
+    firefox.run("document.querySelector('#devices [id^=test]').click()")
+    (notification,) = firefox.notifications()
+    assert notification["title"] == "Test notification"
+    firefox.wait_until(f"{details}.includes('last sent')")
+
+
+def test_a_user_who_signs_in_again_has_notifications_again(
+    firefox: Firefox, demo: Demo, subscribed_page: DemoPage
+) -> None:
+    subscribed_page.sign_out()
+    assert demo.rows() == []
+    subscribed_page.sign_in("bob")
+    assert firefox.subscription() is None
+    subscribed_page.sign_out()
+    subscribed_page.sign_in("alice")
+    firefox.wait_until("document.getElementById('switch').getAttribute('aria-checked') === 'true'")
+    assert [row.user_id for row in demo.rows()] == ["alice"]

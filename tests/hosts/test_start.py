@@ -97,3 +97,15 @@ def test_vapid_keys_need_no_application(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.stdout.startswith("FLASK_PUSH_VAPID_PRIVATE_KEY=")
     assert done.stderr == ""
+
+
+def test_a_start_without_the_sites_url_is_a_warning_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "host.py").write_text(PROGRAM)
+    for settings, lines in ({}, 1), ({"PUSH_SITE_URL": "https://example.com"}, 0):
+        program = f"import host; host.create(**{settings!r})"
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=tmp_path, env={"PYTHONPATH": f"{ROOT}"}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert len(done.stderr.splitlines()) == lines
+        assert done.stderr.startswith("PUSH_SITE_URL is not set: ") == bool(lines)

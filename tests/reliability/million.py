@@ -20,9 +20,9 @@ from sqlalchemy import event
 
 from pushapp import EVERYONE, Message, create_app, send, subscriptions
 from pushapp.database import engine, transaction
-from pushapp.sending import audience, batches, outbox
+from pushapp.sending import batches, failures, outbox
 from pushapp.subscriptions import Subscription
-from pushapp.webpush.responses import GONE, SENT, Outcome, Result
+from pushapp.webpush.responses import GONE, SENT, Counted, Outcome, Result
 from tests.reliability.common import KEYS, Report, database_server, scalar
 from tests.support.deployment import Deployment
 from tests.support.postgresql import PostgreSQL
@@ -141,7 +141,7 @@ def operations(app: Flask) -> dict[str, Callable[[], object]]:
         "list": lambda: subscriptions.list_for(random_user()),
         "send to one user": lambda: send(Message(title="Hello"), to=random_user()),
         "start of a fan-out": start_of_fan_out,
-        f"prune {EXPIRED} expired subscriptions": audience.prune,
+        f"prune {EXPIRED} expired subscriptions": failures.prune,
     }
 
 
@@ -205,7 +205,7 @@ def check_plans(app: Flask, report: Report, *, show: bool) -> None:
         batches.backlog()
         user = current_scalar(WIDEST_SPREAD)
         deliver(send(Message(title="Hello"), to=user), [SENT])
-        rejected = Outcome(Result.FAILED, is_subscription_error=True)
+        rejected = Outcome(Result.FAILED, counts_against=Counted.SUBSCRIPTION)
         deliver(send(Message(title="Hello"), to=user), [SENT, GONE, rejected])
         outbox.prune()
     scans = []

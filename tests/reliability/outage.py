@@ -13,7 +13,7 @@ from collections import Counter
 import psutil
 import psycopg
 
-from pushapp.sending.audience import BATCH_SIZE
+from pushapp.sending.recipients import BATCH_SIZE
 from pushapp.sending.worker import DEFAULT_CONCURRENCY
 from tests.reliability.common import (
     RESPONSE_LIMIT,

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from pushapp import EVERYONE, Message
 from pushapp.database import engine, transaction
-from pushapp.sending import audience, batches
+from pushapp.sending import batches, claims, recipients, recording
 from pushapp.webpush.responses import RETRY, SENT
 from tests.conftest import signed_in
 from tests.support.http import post, rows
@@ -25,9 +25,8 @@ class TestBroadcast:
     @pytest.fixture(autouse=True)
     def small_batches(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Fan out batches of 2, two in a transaction, and count recipients up to the first chunk."""
-        monkeypatch.setattr("pushapp.sending.audience.BATCH_SIZE", 2)
-        monkeypatch.setattr("pushapp.sending.batches.FAN_OUT_CHUNK", 4)
-        monkeypatch.setattr("pushapp.sending.outbox.RECIPIENT_COUNT_LIMIT", 4)
+        monkeypatch.setattr("pushapp.sending.recipients.BATCH_SIZE", 2)
+        monkeypatch.setattr("pushapp.sending.recipients.PART_SIZE", 4)
 
     def test_reaches_all_recipients_once_over_several_chunks(
         self, app: Flask, push_server: PushServer
@@ -62,18 +61,18 @@ class TestBroadcast:
         message_id = enqueue(app, EVERYONE)
         batch_id = scalar(app, "SELECT id FROM push_batches")
         both_have_read = threading.Barrier(2)
-        ranges = audience.ranges
+        next_part = recipients.next_part
 
-        def wait_for_other_thread(*arguments: Any, **options: Any) -> list[audience.Range]:
+        def wait_for_other_thread(*arguments: Any, **options: Any) -> recipients.Part:
             with suppress(threading.BrokenBarrierError):  # expected: the row lock lets one thread read
                 both_have_read.wait(0.3)
-            return ranges(*arguments, **options)
+            return next_part(*arguments, **options)
 
         def fan_out() -> None:
             with app.app_context():
                 list(batches.fan_out(batch_id))
 
-        monkeypatch.setattr("pushapp.sending.batches.audience.ranges", wait_for_other_thread)
+        monkeypatch.setattr("pushapp.sending.batches.recipients.next_part", wait_for_other_thread)
         run_concurrently(fan_out, fan_out)
         with app.app_context(), engine().connect() as connection:
             found = connection.execute(text("SELECT first_id, last_id FROM push_batches")).all()
@@ -220,17 +219,14 @@ def test_outcomes_of_a_batch_are_recorded_once(app: Flask, push_server: PushServ
         subscribe(app, push_server)
     message_id = enqueue(app, "alice")
     with app.app_context():
-        batch = batches.load_batch(scalar(app, "SELECT id FROM push_batches"))
+        batch = claims.claim(scalar(app, "SELECT id FROM push_batches"), owner=1)
         assert batch is not None
-        retry_until = datetime.now(UTC) + timedelta(hours=1)
+        outcomes = list(zip(batch.recipients, [SENT, SENT, RETRY], strict=True))
         recorded = []
-        for _ in range(2):  # two workers have sent it
+        for _ in range(2):  # by two threads of a worker, or two workers
             with transaction() as connection:
-                recorded.append(batches.record_outcomes(connection, batch, [SENT, SENT, RETRY], retry_until))
-    (first_counts, first_retries), second = recorded
-    assert first_counts == {"sent": 2, "retry": 1}
-    assert len(first_retries) == 1
-    assert second == ({}, [])
+                recorded.append(recording.record(connection, batch, 1, recording.Report(outcomes)))
+    assert recorded == [{"sent": 2, "later": 1}, None]
     assert counts(status(app, message_id)) == (2, 0, 0)
     assert scalar(app, "SELECT count(*) FROM push_batches") == 1
 

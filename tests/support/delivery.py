@@ -61,19 +61,27 @@ def deliver(
     async def run() -> list[Outcome]:
         trusted = [push_server.origin] if push_server else []
         signer = Signer(KEY_PAIR, SUBJECT)
-        async with Client(signer.authorization, trusted, resolver=resolver) as delivery:
+        async with Client(signer.authorization, trusted, resolver=resolver) as client:
             outcomes: list[Outcome] = []
             for _ in range(rounds):
-                outcomes += await delivery.deliver(
-                    [recipient(body, number) for number, body in enumerate(subscriptions)],
-                    message.payload(),
-                    ttl=message.ttl,
-                    urgency=message.urgency,
-                    topic=message.topic,
-                )
+                outcomes += await push(client, subscriptions, message)
             return outcomes
 
     return asyncio.run(run())
+
+
+async def push(
+    client: Client, subscriptions: Sequence[dict[str, Any]], message: Message = MESSAGE
+) -> list[Outcome]:
+    """Push a message to subscriptions at once, and return the outcomes."""
+    recipients = (recipient(body, number) for number, body in enumerate(subscriptions))
+    pushes = (client.push(each, message.payload(), **options(message)) for each in recipients)
+    return await asyncio.gather(*pushes)
+
+
+def options(message: Message) -> dict[str, Any]:
+    """Return a message's TTL, urgency and topic."""
+    return {"ttl": message.ttl, "urgency": message.urgency, "topic": message.topic}
 
 
 def results(outcomes: Sequence[Outcome]) -> list[str]:

@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 def test_every_route_is_described(app: Flask, client: FlaskClient) -> None:
     document = client.get("/openapi.json").json
     assert document["openapi"].startswith("3.1")
-    routes = {re.sub("<.*:(.*)>", r"{\1}", rule.rule) for rule in app.url_map.iter_rules()}
+    routes = {re.sub("<(.*:)?(.*)>", r"{\2}", rule.rule) for rule in app.url_map.iter_rules()}
     assert set(document["paths"]) == routes - {"/openapi.json"}
 
 

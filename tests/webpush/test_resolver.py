@@ -4,16 +4,14 @@ import asyncio
 import socket
 import time
 from functools import partial
-from typing import Any
 
 import aiohttp
 import pytest
 
 from pushapp.webpush.client import TOTAL_TIMEOUT, Client
-from pushapp.webpush.message import Urgency
 from pushapp.webpush.responses import Outcome
 from pushapp.webpush.vapid import Signer
-from tests.support.delivery import KEY_PAIR, MESSAGE, SUBJECT, Resolver, deliver, recipient, results
+from tests.support.delivery import KEY_PAIR, SUBJECT, Resolver, deliver, push, results
 from tests.support.push_server import PushServer
 
 
@@ -74,9 +72,7 @@ def test_unresponsive_name_servers_occupy_no_threads(
 
     async def run() -> tuple[list[Outcome], float]:
         async with Client(Signer(KEY_PAIR, SUBJECT).authorization, [push_server.origin]) as delivery:
-            options: dict[str, Any] = {"ttl": 0, "urgency": Urgency.NORMAL, "topic": None}
-            subscriptions = [recipient(body) for body in [*unavailable, push_server.subscription()]]
-            sending = delivery.deliver(subscriptions, MESSAGE.payload(), **options)
+            sending = push(delivery, [*unavailable, push_server.subscription()])
             return await asyncio.gather(sending, thread_is_free())
 
     with unresponsive:

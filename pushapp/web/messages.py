@@ -1,0 +1,76 @@
+"""The messages API, for services with a token."""
+
+import hashlib
+from typing import Any, NoReturn
+
+from ..sending import outbox
+from ..sending.outbox import MessageNotFoundError, Status
+from ..webpush.message import MessageError
+from . import errors
+from .auth import bearer_token
+from .blueprint import blueprint, openapi_docs
+from .message_schemas import (
+    IDEMPOTENCY_KEY,
+    IdempotencyKeySchema,
+    MessageCreatedSchema,
+    MessageSchema,
+    MessageStatusSchema,
+    errors_of,
+)
+
+MESSAGE = "/messages/<int:message_id>"
+MESSAGE_STATUS_LINK = {
+    "operationId": "get_message",
+    "parameters": {"message_id": "$response.body#/id"},
+}
+
+
+@blueprint.post("/messages")
+@blueprint.doc(**openapi_docs(400, 401, 403, 413, 415, 503, security="token"))
+@blueprint.doc(responses={202: {"links": {"status": MESSAGE_STATUS_LINK}}})
+@blueprint.arguments(MessageSchema())
+@blueprint.arguments(IdempotencyKeySchema(), location="headers")
+@blueprint.response(202, MessageCreatedSchema)
+def create_message(arguments: dict[str, Any], headers: dict[str, str | None]) -> dict[str, int]:
+    """Send a message to users, to a channel, to one device or to everyone."""
+    key = headers["idempotency_key"]
+    try:
+        return {"id": outbox.send(**arguments, idempotency_key=key and _of_token(key))}
+    except MessageError as error:
+        if error.field == "idempotency_key":
+            errors.abort_with(422, {"headers": {IDEMPOTENCY_KEY: [error.reason]}})
+        errors.abort_with(422, {"json": errors_of(error)})
+
+
+@blueprint.get(MESSAGE)
+@blueprint.doc(operationId="get_message", **openapi_docs(401, 404, 503, security="token"))
+@blueprint.response(200, MessageStatusSchema)
+def get_message(message_id: int) -> Status:
+    """Get a message's delivery status."""
+    try:
+        return outbox.status(message_id)
+    except MessageNotFoundError:
+        _abort_not_found()
+
+
+@blueprint.delete(MESSAGE)
+@blueprint.doc(**openapi_docs(401, 403, 404, 409, 503, security="token"))
+@blueprint.response(200, MessageStatusSchema)
+def cancel_message(message_id: int) -> Status:
+    """Cancel a message: what has not begun is not sent."""
+    try:
+        status = outbox.cancel(message_id)
+    except MessageNotFoundError:
+        _abort_not_found()
+    if status.state != "cancelled":
+        errors.abort(409, "The message is done: too late to cancel it.")
+    return status
+
+
+def _of_token(key: str) -> str:
+    # Two tokens may use the same key.
+    return hashlib.sha256(f"{bearer_token()} {key}".encode()).hexdigest()
+
+
+def _abort_not_found() -> NoReturn:
+    errors.abort(404, "There is no message with this id.")
