@@ -6,7 +6,7 @@ from typing import Any
 import click
 from flask import Flask
 
-from . import cli, config, demo, extensions, web
+from . import cli, config, dashboard, demo, extensions, web  # noqa: F401  # adds its routes to web's
 from .config import ConfigurationError
 from .database import engine
 from .web import errors
@@ -36,8 +36,9 @@ def init_app(
 ) -> None:
     """Register the routes below `url_prefix` and the commands `flask CLI_GROUP` on a Flask application.
 
-    `user_id` returns the id of the signed-in user, or None; without it the session's
-    `PUSH_SESSION_USER_KEY` is the id. Initialize your own Flask-SQLAlchemy object first, if you have one.
+    `user_id` returns the id of the signed-in user (a string, an integer or a UUID), or None; without it the
+    session's `PUSH_SESSION_USER_KEY` is the id. Initialize your own Flask-SQLAlchemy object first, if you
+    have one.
     Raises ConfigurationError when a setting is missing or invalid, or a name is taken.
     """
     _init_app(app, user_id=user_id, url_prefix=url_prefix, cli_group=cli_group)
@@ -58,6 +59,7 @@ def _init_app(
     with app.app_context():
         config.load_vapid_signer(app, on_sqlite=engine().dialect.name == "sqlite")
     web.init_app(app, user_id=user_id, url_prefix=url_prefix, with_health=with_health)
+    app.extensions["push_cli_group"] = cli_group
     app.cli.add_command(cli.push, name=cli_group)
     context = click.get_current_context(silent=True)
     if context is None or context.info_name == "run":  # other commands print what they are for

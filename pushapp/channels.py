@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 from sqlalchemy import Connection, delete, select
 
@@ -28,7 +29,7 @@ class Channel:
             raise ValueError("A channel's name must be 1 to 64 of a-z, 0-9, '.', '_' and '-'.")
 
 
-def join(user: str | int, channel: str) -> None:
+def join(user: str | int | UUID, channel: str) -> None:
     """Make a user a member of a channel, with all subscriptions, later ones included.
 
     Raises ValueError for an invalid user id or name.
@@ -39,7 +40,7 @@ def join(user: str | int, channel: str) -> None:
         connection.execute(insert.on_conflict_do_nothing())
 
 
-def leave(user: str | int, channel: str) -> None:
+def leave(user: str | int | UUID, channel: str) -> None:
     """End a user's membership of a channel, if there is one.
 
     Raises ValueError for an invalid user id or name.
@@ -49,7 +50,7 @@ def leave(user: str | int, channel: str) -> None:
         connection.execute(delete(_table).filter_by(**member))
 
 
-def channels_of(user: str | int) -> list[str]:
+def channels_of(user: str | int | UUID) -> list[str]:
     """Return the names of the channels that a user has joined, in alphabetical order.
 
     Raises ValueError for an invalid user id.
@@ -65,11 +66,11 @@ def next_members(connection: Connection, channel: str, after: str, limit: int) -
     return connection.execute(members.order_by(_column.user_id).limit(limit)).scalars().all()
 
 
-def _member(user: str | int, channel: str) -> dict[str, str]:
+def _member(user: str | int | UUID, channel: str) -> dict[str, str]:
     return {"channel": Channel(channel).name, "user_id": _user_id(user)}
 
 
-def _user_id(user: str | int) -> str:
+def _user_id(user: str | int | UUID) -> str:
     user_id = normalize_user_id(user)
     if user_id is None:
         raise ValueError("The user's id must be 1 to 255 characters, and no control characters.")

@@ -1,11 +1,9 @@
-"""Circuit breaker and bulkhead: no calls to a service that fails, few to one that does not respond."""
+"""Circuit breaker: no calls to a service that fails."""
 
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-UNRESPONSIVE_MIN_IN_FLIGHT = 3  # calls
 
 
 class CallRejectedError(Exception):
@@ -63,37 +61,3 @@ class CircuitBreaker:
         if self._failures >= self._failure_threshold and now >= self._open_until:
             self._open_until = now + min(max(self._reset_timeout, retry_after), self._max_reset_timeout)
             self._reset_timeout = min(2 * self._reset_timeout, self._max_reset_timeout)
-
-
-class Bulkhead:
-    """Rejects further calls while several are in flight and none has ended for `unresponsive_after` seconds.
-
-    So a service that does not respond occupies few callers. Threads and coroutines may share it.
-    """
-
-    def __init__(self, unresponsive_after: float):
-        self._unresponsive_after = unresponsive_after
-        self._lock = threading.Lock()
-        self._in_flight = 0
-        self._last_response_at = 0.0  # on the monotonic clock
-
-    @contextmanager
-    def call(self) -> Iterator[None]:
-        """Guard one call.
-
-        Raises CallRejectedError while the service is unresponsive.
-        """
-        with self._lock:
-            now = time.monotonic()
-            no_response_for = now - self._last_response_at
-            if self._in_flight >= UNRESPONSIVE_MIN_IN_FLIGHT and no_response_for >= self._unresponsive_after:
-                raise CallRejectedError
-            if not self._in_flight:
-                self._last_response_at = now
-            self._in_flight += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._in_flight -= 1
-                self._last_response_at = time.monotonic()

@@ -19,8 +19,9 @@ from werkzeug.serving import run_simple
 from . import data_commands, message_commands, subscriptions
 from . import demo as demo_site
 from .database import is_transient, summarize
+from .diagnostics import commands as diagnostics
 from .schema import alembic_config
-from .sending import failures, outbox
+from .sending import failures, outbox, statistics
 from .sending.worker import DEFAULT_CONCURRENCY, describe, run_worker
 from .web.schemas import SubscriptionSummarySchema
 from .webpush.vapid import generate_key_pair
@@ -36,19 +37,25 @@ class PushGroup(AppGroup):
         except SQLAlchemyError as error:
             if not is_transient(error):
                 raise
+            advice = f"flask {ctx.info_name} db upgrade"
             raise click.ClickException(
-                f"database unavailable, or without tables (flask push db upgrade): {summarize(error)}"
+                f"database unavailable, or without tables ({advice}): {summarize(error)}"
             ) from None
         except CommandError as error:
             raise click.ClickException(str(error)) from None
 
 
 push = PushGroup("push", help="Manage Web Push subscriptions and messages.")
-for data_command in data_commands.COMMANDS:
-    push.add_command(data_command)
+for other_command in (
+    *data_commands.COMMANDS,
+    diagnostics.check,
+    diagnostics.status,
+    diagnostics.why,
+):
+    push.add_command(other_command)
 
 
-@push.group("db", cls=PushGroup)
+@push.group("db")
 def db_group() -> None:
     """Migrate pushapp's tables; your own migrations neither see nor change them."""
 
@@ -84,10 +91,7 @@ def check() -> None:
 @push.command()
 @click.argument("user")
 def cookie(user: str) -> None:
-    """Print the session cookie that signs USER in.
-
-    For curl: curl --cookie "$(flask --app wsgi push cookie alice)" …/push/subscriptions
-    """
+    """Print the session cookie that signs USER in, for curl's option --cookie."""
     interface = current_app.session_interface
     signer = isinstance(interface, SecureCookieSessionInterface) and interface.get_signing_serializer(
         current_app
@@ -122,12 +126,13 @@ def vapid_keys() -> None:
 
 @push.command()
 def prune() -> None:
-    """Delete expired subscriptions, and messages that finished a month ago.
+    """Delete expired subscriptions and messages that finished a month ago; count what is left.
 
     Workers do this every night.
     """
     click.echo(f"Deleted {failures.prune()} expired subscriptions.")
     click.echo(f"Deleted {outbox.prune()} old messages.")
+    statistics.record_daily_counts()
 
 
 push.add_command(message_commands.send)

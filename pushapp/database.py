@@ -1,15 +1,17 @@
 """Connections to the database: time-outs, and what happens during an outage."""
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import psycopg
 from flask import Flask, current_app
 from psycopg.pq import Conninfo
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
+from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.exc import DBAPIError, InternalError, InvalidatePoolError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import InterfaceError as DriverError
@@ -27,6 +29,9 @@ FAILURE_THRESHOLD = 3  # consecutive failures that open the circuit
 HOST_DRIVERS = ("psycopg", "psycopg2")
 LIBPQ_PARAMETERS = {option.keyword.decode() for option in Conninfo.get_defaults()}
 UNDEFINED_TABLE, INVALID_COLUMN_REFERENCE = "42P01", "42P10"  # the migrations have not run yet
+IDLE_IN_TRANSACTION_TIMEOUT = 10_000  # milliseconds; then a stopped process loses its locks
+# A host that is gone is noticed within 10 seconds, not after hours.
+KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
 TIMEOUT_WEIGHT = FAILURE_THRESHOLD  # one time-out opens the circuit
 
 
@@ -48,12 +53,27 @@ def init_app(app: Flask, database_engine: Engine, connect_args: Mapping[str, Any
         url = url.difference_update_query(["options", *(set(url.query) - LIBPQ_PARAMETERS)])
         known = {name: value for name, value in connect_args.items() if name in LIBPQ_PARAMETERS}
         own = {
+            **KEEPALIVES,
             "connect_timeout": CONNECT_TIMEOUT,
             "prepare_threshold": app.config["PUSH_PREPARE_THRESHOLD"],
         }
         app.extensions["push_connect_args"] = options | known | own
         database_engine = _create_engine(url, options | known | own)
     app.extensions["push_engine"] = database_engine
+    _apps.add(app)
+
+
+def _abandon_connections() -> None:
+    for app in _apps:
+        database_engine = app.extensions["push_engine"]
+        if isinstance(database_engine.pool, QueuePool):  # other pools hold databases in memory, or nothing
+            database_engine.dispose(close=False)
+        app.extensions["push_circuit_breaker"] = CircuitBreaker(FAILURE_THRESHOLD)
+
+
+# Connections are the parent's, after a fork too (gunicorn --preload), and a lock may be held.
+_apps: WeakSet[Flask] = WeakSet()
+os.register_at_fork(after_in_child=_abandon_connections)
 
 
 def engine() -> Engine:
@@ -110,7 +130,11 @@ def migration_connection() -> Iterator[Connection]:
 
 def _create_engine(url: URL, connect_args: Mapping[str, Any]) -> Engine:
     # UTC: a date in the year 9999 cannot be read in a time zone ahead of it.
-    settings = (f"statement_timeout={STATEMENT_TIMEOUT}", "timezone=UTC")
+    settings = (
+        f"statement_timeout={STATEMENT_TIMEOUT}",
+        f"idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT}",
+        "timezone=UTC",
+    )
     database_engine = create_engine(
         url,
         connect_args=_with_options(connect_args, *settings),
@@ -162,7 +186,7 @@ def transaction(deadline: float | None = None) -> Iterator[Connection]:
 
 @contextmanager
 def _connect(deadline: float | None) -> Iterator[Connection]:
-    with _circuit_breaker(), engine().connect() as connection:
+    with circuit_breaker(), engine().connect() as connection:
         driver_connection = connection.connection.driver_connection
         if not isinstance(driver_connection, _TimedConnection):
             yield connection
@@ -175,7 +199,11 @@ def _connect(deadline: float | None) -> Iterator[Connection]:
 
 
 @contextmanager
-def _circuit_breaker() -> Iterator[None]:
+def circuit_breaker() -> Iterator[None]:
+    """Guard a use of the database: report its outcome, and reject it while the circuit is open.
+
+    Raises DatabaseUnavailableError.
+    """
     breaker: CircuitBreaker = current_app.extensions["push_circuit_breaker"]
     try:
         with breaker.call():

@@ -97,7 +97,7 @@ def send(
 ) -> None:
     """Send a message to USERs, or to a channel, a device or everyone.
 
-    On PostgreSQL it is queued for `flask push worker`; on SQLite it is sent synchronously.
+    On PostgreSQL it is queued for the workers; on SQLite it is sent synchronously.
     """
     audiences: list[To] = [to for to in (users, channel, device, EVERYONE if everyone else None) if to]
     if len(audiences) != 1:
@@ -141,6 +141,7 @@ def describe(status: outbox.Status) -> str:
     counts = [f"{status.sent} sent", f"{status.gone} gone", f"{status.failed} failed"]
     rare = {"expired": status.expired, "replaced": status.replaced, "cancelled": status.cancelled}
     counts += [f"{number} {name}" for name, number in rare.items() if number]
+    state = "cancelled; " if status.state == "cancelled" else ""
     is_exact = status.fan_out_complete or status.recipients < PART_SIZE
     more = "" if is_exact else " or more"
-    return f"Message {status.id}: {', '.join(counts)}, {status.pending}{more} queued."
+    return f"Message {status.id}: {state}{', '.join(counts)}, {status.pending}{more} queued."

@@ -2,12 +2,14 @@
 
 import hashlib
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Date,
     DateTime,
     Dialect,
     ForeignKey,
@@ -38,12 +40,14 @@ _INVALID_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def normalize_user_id(value: object) -> str | None:
-    """Return a user's id as it is stored: a string of 1 to 255 characters, or an integer as a string.
+    """Return a user's id as it is stored: a string of 1 to 255 characters; an integer or a UUID as a string.
 
     Returns None if the id is invalid.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value) if abs(value) < 10**MAX_USER_ID_LENGTH else ""
+    if isinstance(value, UUID):
+        value = str(value)
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_USER_ID_LENGTH:
         return None
     return None if _INVALID_CHARACTERS.search(value) else value
@@ -218,3 +222,13 @@ class PushOutcome(db.Model):  # type: ignore[misc,name-defined]
     push_service: Mapped[str] = mapped_column(Text, primary_key=True)
     outcome: Mapped[str] = mapped_column(String(16), primary_key=True)
     count: Mapped[int] = mapped_column(BigInteger)
+
+
+class PushDailyCount(db.Model):  # type: ignore[misc,name-defined]
+    """How many subscriptions a push service had on a day; few rows, whatever hosts endpoints name."""
+
+    __tablename__ = "push_daily_counts"
+
+    day: Mapped[date] = mapped_column(Date, primary_key=True)  # UTC
+    push_service: Mapped[str] = mapped_column(Text, primary_key=True)
+    subscriptions: Mapped[int] = mapped_column(BigInteger)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from flask import current_app
 from sqlalchemy import (
     Connection,
-    Executable,
     and_,
     bindparam,
     delete,
@@ -20,10 +19,12 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.dml import UpdateBase
 
 from .database import autocommit, deadline_after, transaction
 from .extensions import INSERTS
 from .models import PushSubscription, hash_endpoint, hash_possession
+from .statements import FrequentStatement
 
 RENEWAL_TRIES = 5
 ADVISORY_LOCK_KEY = 0x70757368  # "push"; taken by writes to several rows, which are rare
@@ -64,13 +65,14 @@ _same_browser_of_other = and_(
 )
 
 _COUNT = select(func.count()).select_from(_table).where(_own)
-_SELECT_STATE = select(
+_state = select(
     func.count(),
     func.count().filter(not_(_same_endpoint)),
     func.count().filter(_same_row),
     func.count().filter(_replacement),
     exists().where(_same_browser_of_other).correlate(None),
 ).where(_own)
+_SELECT_STATE = FrequentStatement(dict.fromkeys(INSERTS, _state))
 _LISTED = (
     _column.id,
     _column.label,
@@ -98,18 +100,20 @@ _DELETE_OLDEST = delete(_table).where(
 )
 
 
-def _upsert(dialect: str) -> Executable:
-    row = INSERTS[dialect](_table)
-    names = ("keys_p256dh", "keys_auth", "expires_at", "updated_at")
-    changed: dict[str, Any] = {name: row.excluded[name] for name in names}
+def _upsert(dialect: str) -> UpdateBase:
+    new = ("user_id", "endpoint", "endpoint_hash", "label", "created_at")
+    renewed = ("keys_p256dh", "keys_auth", "expires_at", "updated_at")
+    row = INSERTS[dialect](_table).values({name: bindparam(name) for name in new + renewed})
+    changed: dict[str, Any] = {name: row.excluded[name] for name in renewed}
     changed["label"] = func.coalesce(row.excluded.label, _column.label)
-    statement: Executable = row.on_conflict_do_update(
+    statement: UpdateBase = row.on_conflict_do_update(
         index_elements=["user_id", "endpoint_hash"], set_=changed
     )
     return statement
 
 
-_UPSERT = {dialect: _upsert(dialect) for dialect in INSERTS}
+_UPSERTS = {dialect: _upsert(dialect) for dialect in INSERTS}
+_UPSERT = FrequentStatement(_UPSERTS)
 
 
 class _State(NamedTuple):
@@ -130,16 +134,14 @@ def save(user_id: str, subscription: Subscription) -> int:
     limit = current_app.config["PUSH_MAX_SUBSCRIPTIONS_PER_USER"]
     row = row_for(user_id, subscription)
     deadline = deadline_after()
-    with autocommit(deadline) as connection:
-        state = _select_state(connection, row)
-        is_new = not (state.is_stored or state.is_replaced or state.is_owned_by_other)
-        if is_new and state.others < limit:
-            connection.execute(_UPSERT[connection.dialect.name], _columns(row))
-            state = _select_state(connection, row)
-        if state.is_replaced and not state.is_owned_by_other:
-            # This request was sent before the browser's renewal was stored, and arrived after it.
-            connection.execute(_DELETE, row)
-            return connection.execute(_COUNT, row).scalar_one()
+    state = _read_state(row, deadline)
+    is_new = not (state.is_stored or state.is_replaced or state.is_owned_by_other)
+    if is_new and state.others < limit:
+        _UPSERT.execute(row, deadline)
+        state = _read_state(row, deadline)
+    if state.is_replaced and not state.is_owned_by_other:
+        # This request was sent before the browser's renewal was stored, and arrived after it.
+        return remove(user_id, subscription.endpoint)
     if state.is_stored and not state.is_owned_by_other and state.total <= limit:
         return state.total
     return _reconcile(row, limit, deadline)
@@ -224,12 +226,8 @@ def row_for(user_id: str, subscription: Subscription) -> dict[str, Any]:
     }
 
 
-def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != "possession"}
-
-
-def _select_state(connection: Connection, row: Mapping[str, Any]) -> _State:
-    total, others, stored, replaced, owned_by_other = connection.execute(_SELECT_STATE, row).one()
+def _read_state(row: Mapping[str, Any], deadline: float) -> _State:
+    ((total, others, stored, replaced, owned_by_other),) = _SELECT_STATE.execute(row, deadline)
     one_user = current_app.config["PUSH_BROWSER_HAS_ONE_USER"]
     return _State(total, others, stored > 0, replaced > 0, bool(owned_by_other) and one_user)
 
@@ -245,12 +243,11 @@ def _reconcile(row: Mapping[str, Any], limit: int, deadline: float) -> int:
     while True:
         with transaction(deadline) as connection:
             lock(connection)
-            connection.execute(_UPSERT[connection.dialect.name], _columns(row))
+            connection.execute(_UPSERTS[connection.dialect.name], row)
             if current_app.config["PUSH_BROWSER_HAS_ONE_USER"]:
                 connection.execute(_DELETE_OF_OTHERS, row)
             connection.execute(_DELETE_OLDEST, {**row, "limit": limit - 1})
-        with autocommit(deadline) as connection:
-            state = _select_state(connection, row)
+        state = _read_state(row, deadline)
         # Not stored: a later request has reassigned the browser or changed its keys.
         if state.total <= limit and not (state.is_stored and state.is_owned_by_other):
             return state.total

@@ -1,11 +1,10 @@
-"""The circuit breaker opens after consecutive failures; the bulkhead rejects calls to an unresponsive service."""
+"""The circuit breaker opens after consecutive failures."""
 
 import time
-from contextlib import ExitStack
 
 import pytest
 
-from pushapp.circuit_breaker import UNRESPONSIVE_MIN_IN_FLIGHT, Bulkhead, CallRejectedError, CircuitBreaker
+from pushapp.circuit_breaker import CallRejectedError, CircuitBreaker
 
 
 def fail(breaker: CircuitBreaker, times: int) -> None:
@@ -85,47 +84,3 @@ class TestCircuitBreaker:
         breaker = CircuitBreaker(1, reset_timeout=1, max_reset_timeout=300)
         breaker.record_failure(retry_after=retry_after)
         assert timeout - 0.5 < rejection(breaker).retry_after <= timeout
-
-
-class TestBulkhead:
-    def test_rejects_calls_while_those_in_flight_get_no_response(self) -> None:
-        bulkhead = Bulkhead(0.05)
-        with ExitStack() as in_flight:
-            for _ in range(UNRESPONSIVE_MIN_IN_FLIGHT - 1):
-                in_flight.enter_context(bulkhead.call())
-            with bulkhead.call():
-                time.sleep(0.06)
-                with pytest.raises(CallRejectedError) as rejection, bulkhead.call():
-                    pass
-                assert rejection.value.retry_after == 0
-            with bulkhead.call():
-                pass
-
-    def test_an_exception_counts_as_a_response(self) -> None:
-        bulkhead = Bulkhead(0.05)
-
-        def fail_after_a_delay() -> None:
-            with bulkhead.call():
-                time.sleep(0.06)
-                raise RuntimeError
-
-        with ExitStack() as in_flight:
-            for _ in range(UNRESPONSIVE_MIN_IN_FLIGHT):
-                in_flight.enter_context(bulkhead.call())
-            with pytest.raises(RuntimeError):
-                fail_after_a_delay()
-            with bulkhead.call():
-                pass
-
-    def test_allows_calls_while_few_are_in_flight(self) -> None:
-        bulkhead = Bulkhead(0.05)
-        with bulkhead.call(), bulkhead.call():
-            time.sleep(0.06)
-            with bulkhead.call():
-                pass
-
-    def test_allows_calls_after_all_have_ended(self) -> None:
-        bulkhead = Bulkhead(0.05)
-        for _ in range(2):
-            with bulkhead.call(), bulkhead.call(), bulkhead.call(), bulkhead.call():
-                time.sleep(0.06)

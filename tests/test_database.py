@@ -1,7 +1,9 @@
 """Database outages: 503 during one, normal service after it, in the same process."""
 
+import os
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from pushapp import create_app
@@ -213,3 +216,30 @@ def test_all_statements_of_a_request_share_one_deadline(app: Flask) -> None:
         execute()
     assert len(executed) == 2
     assert time.monotonic() - started_at < 10
+
+
+def test_a_forked_process_has_connections_of_its_own(app: Flask) -> None:
+    def backend() -> int:
+        with app.app_context(), transaction() as connection:
+            return int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+
+    before = backend()
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks in a process with threads
+        child = os.fork()
+    if not child:
+        os.write(writer, str(backend()).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert int(os.read(reader, 20)) != before
+    assert backend() == before
+
+
+def test_a_process_that_stops_inside_a_transaction_loses_its_locks(app: Flask) -> None:
+    with app.app_context(), transaction() as connection:
+        shown = connection.execute(text("SHOW idle_in_transaction_session_timeout")).scalar()
+        connection.rollback()
+        keepalives = connection.connection.driver_connection.info.get_parameters()
+    assert shown == "10s"
+    assert keepalives["keepalives_idle"] == "5"

@@ -24,8 +24,15 @@ from tests.conftest import SETTINGS
 from tests.support.deployment import ROOT
 from tests.support.postgresql import BINARIES
 
-TABLES = {"push_subscriptions", "push_failures", "push_messages", "push_batches", "push_outcomes"}
-TABLES |= {"push_channel_members"}
+TABLES = {
+    "push_subscriptions",
+    "push_failures",
+    "push_messages",
+    "push_batches",
+    "push_outcomes",
+    "push_channel_members",
+    "push_daily_counts",
+}
 
 postgresql_only = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 
@@ -198,12 +205,12 @@ def test_a_lock_timeout_is_a_one_line_error(url: str, app: Flask, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("revision", "status"),
-    [("0001", 503), ("0002", 200), ("9999", 200), (None, 503), ("0000", 503), ("x", 503)],
+    [("0001", 503), ("0002", 503), ("0005", 200), ("9999", 200), (None, 503), ("0000", 503), ("x", 503)],
 )
 def test_a_database_is_ready_from_the_oldest_compatible_revision_on(
     url: str, app: Flask, revision: str | None, status: int
 ) -> None:
-    assert OLDEST_REVISION == "0002"
+    assert OLDEST_REVISION == "0005"
     with app.app_context():
         upgrade()
         with push_engine().begin() as connection:

@@ -1,5 +1,6 @@
 """The package: what it requires, what the wheel holds, and that a host runs on it alone."""
 
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pushapp import __version__
-from tests.support.deployment import ROOT
+from tests.support.deployment import README, ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 HOST = """
@@ -46,6 +47,18 @@ def test_every_requirement_says_what_it_is_for() -> None:
     for page in ("requirements.txt", "tests/requirements.txt"):
         for line in (ROOT / page).read_text().splitlines():
             assert not line or line.startswith(("#", "-r ")) or re.search(r"  # \S", line), line
+
+
+def test_the_workflow_tries_the_versions_that_the_project_names() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text()
+    pythons, servers = (
+        json.loads(re.findall(rf"{name}: (\[.*\])", workflow)[0]) for name in ("python", "postgresql")
+    )
+    named = [each.rpartition(" ")[2] for each in PROJECT["classifiers"] if re.search(r"Python :: 3\.", each)]
+    assert set(named) <= set(pythons)
+    assert PROJECT["requires-python"] == f">={pythons[0]}"
+    assert f"Python {pythons[0]} or later" in README
+    assert f"PostgreSQL {servers[0]} or later" in README
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ needs_wrk = pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not insta
 
 PROGRAMS = [
     pytest.param("outage", ["--kills", "4", "--messages", "5000"], marks=needs_nginx),
-    pytest.param("slow", ["--seconds", "4", "--messages", "1000"], marks=needs_nginx),
+    pytest.param("slow", ["--seconds", "4"]),
+    pytest.param("silent", ["--messages", "2000"], marks=needs_nginx),
     pytest.param(
         "load", ["--seconds", "10", "--slow", "200", "--restarts", "3"], marks=[needs_nginx, needs_wrk]
     ),

@@ -3,17 +3,14 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
+from uuid import UUID
 
 from ..channels import Channel
 from ..models import MAX_ID, normalize_user_id
 from ..webpush.message import MessageError
 
 MAX_USERS = 10_000  # of a list
-MEANT = {
-    "to": "a user's id, a list of them, a Channel, a Device, or EVERYONE",
-    "exclude": "a list of users' ids",
-}
 
 
 class Everyone(Enum):
@@ -39,7 +36,8 @@ class Device:
             raise ValueError("A device's id must be an integer, the id of its subscription.")
 
 
-To = str | int | Collection[str | int] | Channel | Device | Everyone
+User = str | int | UUID  # the id of a user
+To = User | Collection[User] | Channel | Device | Everyone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +50,13 @@ class Audience:
     exclude: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, to: To, exclude: Collection[str | int] = ()) -> "Audience":
+    def of(cls, to: To, exclude: Collection[User] = ()) -> "Audience":
         """Return the audience that the arguments of `send` describe.
 
         Raises MessageError.
         """
+        if not _is_list(exclude):
+            raise MessageError("exclude", "Must be a list of users' ids.")
         excluded = frozenset(_user_ids("exclude", exclude))
         if to is EVERYONE:
             return cls(exclude=excluded)
@@ -64,7 +64,7 @@ class Audience:
             return cls(channel=to.name, exclude=excluded)
         if isinstance(to, Device):
             return cls(subscription_id=to.id, exclude=excluded)
-        return cls(user_ids=_user_ids("to", [to] if isinstance(to, str | int) else to), exclude=excluded)
+        return cls(user_ids=_user_ids("to", to if _is_list(to) else [to]), exclude=excluded)
 
     @classmethod
     def from_row(cls, user_id: str | None, audience: Mapping[str, Any] | None) -> "Audience":
@@ -101,9 +101,11 @@ class Audience:
         return self.subscription_id is not None or (self.user_ids is not None and len(self.user_ids) == 1)
 
 
-def _user_ids(field: str, users: object) -> tuple[str, ...]:
-    if not isinstance(users, Collection) or isinstance(users, str | bytes | Mapping):
-        raise MessageError(field, f"Must be {MEANT[field]}.")
+def _is_list(users: object) -> TypeGuard[Collection[Any]]:
+    return isinstance(users, Collection) and not isinstance(users, str | bytes | Mapping)
+
+
+def _user_ids(field: str, users: Collection[Any]) -> tuple[str, ...]:
     if len(users) > MAX_USERS:
         raise MessageError(field, f"Must be at most {MAX_USERS} users.")
     user_ids = {normalize_user_id(user): None for user in users}

@@ -38,9 +38,11 @@ def add_batches(
     """Insert batches of a message."""
     if not rows:
         return []
-    common = {"message_id": message_id, "attempts": 0, "due_at": due_at}
+    common = {"message_id": message_id, "due_at": due_at}
+    insert = PushBatch.__table__.insert().returning(_batch.id)
+    # Few rows a statement: psycopg parses a long one slowly, each time.
     inserted = connection.execute(
-        PushBatch.__table__.insert().returning(_batch.id), [{**row, **common} for row in rows]
+        insert.execution_options(insertmanyvalues_page_size=10), [{**row, **common} for row in rows]
     )
     return [ScheduledBatch(row_id, due_at) for row_id in inserted.scalars()]
 

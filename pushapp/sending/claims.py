@@ -77,12 +77,20 @@ class Batch:
 
 
 def claim(batch_id: int, owner: int) -> Batch | None:
-    """Claim a due batch for this process; None if it is recorded, not due, or another process sends it."""
+    """Claim a due batch for a process; None if it is recorded, not due, or another process sends it.
+
+    `owner` is a number of the process, which claims no batch again that it is sending.
+    """
     with autocommit() as connection:
         now = database_time(connection)
         row = connection.execute(
             update(PushBatch.__table__)
-            .where(_batch.id == batch_id, _batch.size > 0, _batch.due_at <= now, _is_free(now))
+            .where(
+                _batch.id == batch_id,
+                _batch.size > 0,
+                _batch.due_at <= now,
+                _is_free(now) | (_batch.claimed_by == owner),  # again, after a time-out
+            )
             .values(claimed_by=owner, claimed_at=now)
             .returning(*_batch)
         ).one_or_none()

@@ -1,11 +1,14 @@
 """Concurrency: messages in flight are bounded, and shared fairly among push services.
 
+A message is in flight until its outcome is recorded: what a killed worker had in flight may be sent twice.
+
 A push service that responds quickly has a share of its own. All that have never responded, or take more than
 a second, have one share together: however many they are, they cannot delay the others.
 """
 
 import asyncio
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
@@ -56,9 +59,14 @@ _Turns = tuple[OrderedDict[PushService, None], OrderedDict[PushService, None]]
 
 
 class Scheduler:
-    """Begins messages, `limit` at once."""
+    """Begins messages, `limit` at once.
 
-    def __init__(self, limit: int):
+    `on_unrecorded` is called when many outcomes have to be recorded, or no more messages can begin.
+    """
+
+    def __init__(self, limit: int, on_unrecorded: Callable[[], object] = lambda: None):
+        self._on_unrecorded = on_unrecorded
+        self._unrecorded = 0
         self._limit = limit
         self._in_flight = 0
         self._waiting_total = 0
@@ -105,15 +113,20 @@ class Scheduler:
 
     def fill(self) -> None:
         """Begin messages while slots are free."""
-        while self._in_flight < self._limit and (push := self._next()):
+        while self._in_flight + self._unrecorded < self._limit and (push := self._next()):
             self.withdraw(push)
             if push.sender.begin(push):
                 self._begin(push)
-        has_free_slot = self._in_flight < self._limit
+        has_free_slot = self._in_flight + self._unrecorded < self._limit
         if self._waiting_total < (self._waiting_limit if has_free_slot else self._limit):
             self._room.set()
         else:
             self._room.clear()
+
+    def recorded(self, number: int) -> None:
+        """Free the slots of messages whose outcomes are recorded."""
+        self._unrecorded -= number
+        self.fill()
 
     def check(self) -> None:
         """Notice push services that do not respond; call it every CHECK_INTERVAL."""
@@ -158,7 +171,10 @@ class Scheduler:
         if not push_service.in_flight:
             self._busy.discard(push_service)
         self._moved(push_service, was_slow=was_slow)
+        self._unrecorded += 1
         push.sender.end(push, outcome)
+        if self._unrecorded >= self._limit / 4:
+            self._on_unrecorded()
         self.fill()
 
     def _next(self) -> Push | None:

@@ -62,8 +62,9 @@ class Engine:
         self._app = app
         self._on_recorded = on_recorded
         self._owner = secrets.randbelow(MAX_ID)
-        self._scheduler = Scheduler(concurrency)
+        self._scheduler = Scheduler(concurrency, self._record_soon)
         self._senders: dict[int, BatchSender] = {}  # by batch
+        self._claimed: set[int] = set()  # batches, also those that are being claimed
         self._deliveries: set[asyncio.Task[None]] = set()
         self._deadline: float | None = None  # for everything, once it is stopped; on the monotonic clock
 
@@ -109,12 +110,17 @@ class Engine:
 
     async def deliver(self, batch_id: int) -> None:
         """Claim a batch and begin to send it; nothing if it is not to be sent, or not by this process."""
-        if batch_id in self._senders:
+        if batch_id in self._claimed:
             return
-        batch = await self.run(claims.claim, batch_id, self._owner)
-        if batch is None:
-            return
-        sender = self._senders[batch_id] = BatchSender(batch, self._client, self._scheduler)
+        self._claimed.add(batch_id)
+        try:
+            batch = await self.run(claims.claim, batch_id, self._owner)
+            if batch is None:
+                return
+            sender = self._senders[batch_id] = BatchSender(batch, self._client, self._scheduler)
+        finally:
+            if batch_id not in self._senders:
+                self._claimed.discard(batch_id)
         if self.is_stopped:
             sender.stop()
         delivery = asyncio.create_task(self._deliver(sender))
@@ -157,7 +163,9 @@ class Engine:
         try:
             sender.start()
             while await sender.wait(RECORD_INTERVAL):
-                counts = await self._record(sender)
+                report = sender.report()
+                counts = await self._record(sender, report)
+                self._scheduler.recorded(report.in_flight)
                 if counts is None:
                     logger.warning("batch %d: another process has claimed it", sender.batch.id)
                     sender.abandon()
@@ -166,6 +174,7 @@ class Engine:
                 self._on_recorded(counts)
         finally:
             del self._senders[sender.batch.id]
+            self._claimed.discard(sender.batch.id)
         logger.info(
             "message %d, batch %d: %s in %.1f s",
             sender.batch.message_id,
@@ -174,8 +183,7 @@ class Engine:
             time.monotonic() - started_at,
         )
 
-    async def _record(self, sender: BatchSender) -> Counter[str] | None:
-        report = sender.report()
+    async def _record(self, sender: BatchSender, report: recording.Report) -> Counter[str] | None:
         if report.is_empty:
             return Counter()
         # Some were sent: whatever happens, they must not be sent again.
@@ -190,6 +198,10 @@ class Engine:
                     logger.error("batch %d: its outcomes are not recorded: %s", sender.batch.id, name)
         sender.abandon()
         return Counter()
+
+    def _record_soon(self) -> None:
+        for sender in self._senders.values():
+            sender.record_soon()
 
     def _in_transaction(self, record: Callable[..., T], batch: Batch, report: recording.Report) -> T:
         seconds = min(RECORDING_TIMEOUT, self._remaining_time())

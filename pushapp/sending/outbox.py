@@ -15,7 +15,7 @@ from ..models import MAX_ID, PushBatch, PushMessage, PushOutcome
 from ..webpush.message import Message, MessageError
 from ..webpush.message_checks import to_json
 from . import batches, failures, loopback, recipients
-from .audience import Audience, To
+from .audience import Audience, To, User
 from .batches import FAN_OUT_PENDING, add_batches, add_pending, priority_of
 from .clock import database_time
 from .queue import DELIVER, FAN_OUT, enqueue
@@ -68,7 +68,7 @@ def send(
     message: Message,
     *,
     to: To,
-    exclude: Collection[str | int] = (),
+    exclude: Collection[User] = (),
     at: datetime | None = None,
     idempotency_key: str | None = None,
     connection: Connection | None = None,
@@ -76,7 +76,7 @@ def send(
 ) -> int:
     """Send a message to a user, users, a Channel, a Device or EVERYONE; return the message's id.
 
-    On PostgreSQL it is queued for `flask push worker`. On SQLite it is delivered before the return, and
+    On PostgreSQL it is queued for the workers. On SQLite it is delivered before the return, and
     `on_progress` is called with how many recipients are done, and how many there are. `exclude` are users
     that are left out. `at` is when to send it, at most a year ahead: its recipients are found then, and its
     TTL begins. With an idempotency key that was used before nothing is sent, and the id is the first

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..circuit_breaker import CircuitBreaker
-from ..webpush.client import CONNECT_TIMEOUT
 from ..webpush.responses import Counted, Outcome, Result
+from ..webpush.transport import CONNECT_TIMEOUT
 
 FAILURE_THRESHOLD = 10  # consecutive failures
 RESET_TIMEOUT = 10  # seconds

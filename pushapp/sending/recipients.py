@@ -5,7 +5,20 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, and_, func, not_, null, or_, select
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Connection,
+    String,
+    and_,
+    any_,
+    func,
+    literal,
+    not_,
+    null,
+    or_,
+    select,
+)
 
 from ..channels import next_members
 from ..models import MAX_ID, PushChannelMember, PushMessage, PushSubscription
@@ -127,18 +140,18 @@ def replaced(
 
 
 def _everyone(connection: Connection, audience: Audience, position: Position, last_id: int) -> Part:
-    # The database partitions: no ids are transferred.
-    recipients = (
-        select(_column.id)
-        .where(
-            _active(),
-            _column.id.between(position.first_id, last_id),
-            *([_column.user_id.not_in(sorted(audience.exclude))] if audience.exclude else []),
-        )
+    found = (
+        select(_column.id, _column.user_id)
+        .where(_active(), _column.id.between(position.first_id, last_id))
         .order_by(_column.id)
         .limit(PART_SIZE)
-        .subquery()
     )
+    if audience.exclude:
+        rows = connection.execute(found).all()
+        included = [row.id for row in rows if row.user_id not in audience.exclude]
+        return Part(_batches(included), Position(rows[-1].id + 1) if rows else None)
+    # The database partitions: no ids are transferred.
+    recipients = found.subquery()
     number = func.row_number().over(order_by=recipients.c.id) - 1
     numbered = select(recipients.c.id, (number // BATCH_SIZE).label("batch")).subquery()
     partition = (
@@ -170,7 +183,10 @@ def _of_users(
     included = (user_id for user_id in user_ids if user_id not in exclude)
     found: list[int] = []
     for chunk in _chunks(included, USERS_PER_QUERY):
-        of_users = select(_column.id).where(_column.user_id.in_(chunk), _column.id <= last_id, _active())
+        is_included = _column.user_id.in_(chunk)
+        if connection.dialect.name == "postgresql":  # one parameter instead of hundreds
+            is_included = _column.user_id == any_(literal(chunk, ARRAY(String)))
+        of_users = select(_column.id).where(is_included, _column.id <= last_id, _active())
         found.extend(connection.execute(of_users).scalars())
     return sorted(found)
 

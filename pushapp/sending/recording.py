@@ -35,6 +35,7 @@ class Report:
     postponed: list[tuple[Any, float]] = field(default_factory=list)  # not begun; seconds to wait
     cancelled: list[Any] = field(default_factory=list)  # not begun, and not to be
     remaining: list[int] = field(default_factory=list)  # ids of recipients to report later
+    in_flight: int = 0  # how many of the outcomes occupy a slot
     missing: int = 0  # recipients that did not exist any more when the batch was claimed; negative: new ones
 
     @property
@@ -81,7 +82,7 @@ def record_as_failed(connection: Connection, batch: Batch, owner: int, report: R
     return Counter({Result.SENT.value: sent, Result.FAILED.value: number - sent})
 
 
-def discard(connection: Connection, batch: Batch, owner: int) -> Counter[str]:
+def discard(connection: Connection, batch: Batch, owner: int, _report: Report) -> Counter[str]:
     """Delete a batch whose outcomes cannot be recorded: it must not be sent again."""
     _update_batch(connection, batch, owner, [])
     return Counter()

@@ -130,7 +130,15 @@ class BatchSender:
         """Take the outcome of a message."""
         if self._pushes.pop(push.recipient.id, None):
             self._report.outcomes.append((push.recipient, outcome))
+            self._report.in_flight += 1
             self._wake_if_done()
+        else:
+            self._scheduler.recorded(1)  # by another process
+
+    def record_soon(self) -> None:
+        """Wake up if there is something to record."""
+        if self._report.in_flight:
+            self._wake.set()
 
     def reject(self, push: Push, retry_after: float) -> None:
         """Take back a message whose push service's circuit is open."""

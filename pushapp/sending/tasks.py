@@ -9,7 +9,7 @@ import logging
 import procrastinate
 
 from ..database import transaction
-from . import batches, failures, outbox
+from . import batches, failures, outbox, statistics
 from .clock import database_time
 from .delivery import Engine
 from .queue import DELIVER, DIRECT_PRIORITY, FAN_OUT, QUEUE, ScheduledBatch, enqueue
@@ -63,3 +63,11 @@ async def prune(context: procrastinate.JobContext, timestamp: int) -> None:
     engine: Engine = context.additional_context["engine"]
     await engine.run(failures.prune)
     await engine.run(outbox.prune)
+
+
+@procrastinate_app.periodic(cron="7 * * * *")
+@procrastinate_app.task(name="pushapp.count", queue=QUEUE, pass_context=True)
+async def count(context: procrastinate.JobContext, timestamp: int) -> None:
+    """Store today's count of subscriptions, every hour."""
+    engine: Engine = context.additional_context["engine"]
+    await engine.run(statistics.record_daily_counts)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import procrastinate
-from flask import Flask
+from flask import Flask, current_app
 from procrastinate.exceptions import ConnectorException
 from psycopg import OperationalError
 from psycopg.errors import InvalidSchemaName, UndefinedFunction, UndefinedTable
@@ -22,14 +22,14 @@ from .polling import poll
 from .queue import QUEUE
 from .tasks import procrastinate_app
 
-# Messages in flight: enough for a core at the 100 ms that push services take, where one push service has half
-# of them. What a killed worker had in flight may be sent twice, so not more.
-DEFAULT_CONCURRENCY = 256
+# Messages in flight: with half of them for one push service that takes 100 ms, enough for a core. What a
+# killed worker had in flight may be sent twice, so not more.
+DEFAULT_CONCURRENCY = 512
 JOBS = 4  # batches that are loaded at once
 HEARTBEAT_INTERVAL = 5  # seconds
 STALLED_AFTER = 20  # seconds without a heartbeat
 CONNECT_TIMEOUT = 5  # seconds, per attempt
-MISSING_SCHEMA = "the database has no queue yet: run `flask push db upgrade`"
+MISSING_SCHEMA = "the database has no queue yet"
 POLL_INTERVAL = 1  # seconds between polls for due jobs
 REQUEUE_INTERVAL = 3  # seconds between looks for lost batches
 
@@ -115,16 +115,16 @@ async def _run_until_disconnected(connector: Connector, sending: Engine, stop: a
 
 def describe(error: ConnectorException | OperationalError | TimeoutError) -> str:
     """Return what a database error means, in one line."""
-    cause = error.__cause__ or error
+    cause = (error.__cause__ or error) if isinstance(error, ConnectorException) else error
     if isinstance(cause, UndefinedFunction | UndefinedTable | InvalidSchemaName):
-        return MISSING_SCHEMA
+        return f"{MISSING_SCHEMA}: run `flask {current_app.extensions['push_cli_group']} db upgrade`"
     if isinstance(cause, OperationalError | TimeoutError):
         return f"database unavailable: {type(cause).__name__}"
     return f"the queue failed: {type(cause).__name__}"
 
 
 async def _log_and_wait(reason: str, previous: str, stop: asyncio.Event) -> None:
-    if reason != MISSING_SCHEMA:
+    if not reason.startswith(MISSING_SCHEMA):
         logger.warning("%s; reconnecting", reason)
     elif reason != previous:
         logger.error("%s; waiting for it", reason)

@@ -10,7 +10,7 @@ from flask_smorest import Api as SmorestApi
 
 from .. import instance
 from . import channels, health, messages, views  # noqa: F401  # their routes
-from .blueprint import blueprint
+from .routes import blueprint
 
 BLUEPRINT_NAME: str = blueprint.name
 
@@ -42,7 +42,7 @@ def init_app(app: Flask, *, user_id: Callable[[], object] | None, url_prefix: st
         api.register_blueprint(health.blueprint)
     # Compiled: flask-cors would read a text with brackets as a regular expression.
     if origins := [re.compile(re.escape(origin) + r"\Z") for origin in app.config["PUSH_ALLOWED_ORIGINS"]]:
-        paths = re.compile(re.escape(url_prefix) + "/.*")
+        paths = re.compile(re.escape(url_prefix) + "/(?!dashboard).*")
         CORS(app, resources={paths: {"origins": origins}}, supports_credentials=True)
     if app.config["PUSH_METRICS"]:
         instance.configure_multiprocess_metrics(app)

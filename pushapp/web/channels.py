@@ -7,7 +7,7 @@ from flask import current_app
 from .. import channels
 from . import errors
 from .auth import require_user
-from .blueprint import blueprint, openapi_docs
+from .routes import blueprint, openapi_docs
 from .schemas import ChannelsSchema
 
 CHANNEL = "/channels/<name>"

@@ -8,7 +8,6 @@ from ..sending.outbox import MessageNotFoundError, Status
 from ..webpush.message import MessageError
 from . import errors
 from .auth import bearer_token
-from .blueprint import blueprint, openapi_docs
 from .message_schemas import (
     IDEMPOTENCY_KEY,
     IdempotencyKeySchema,
@@ -17,17 +16,19 @@ from .message_schemas import (
     MessageStatusSchema,
     errors_of,
 )
+from .routes import blueprint, openapi_docs
 
 MESSAGE = "/messages/<int:message_id>"
-MESSAGE_STATUS_LINK = {
-    "operationId": "get_message",
-    "parameters": {"message_id": "$response.body#/id"},
+ID_PARAMETER = {"message_id": "$response.body#/id"}
+LINKS = {
+    "status": {"operationId": "get_message", "parameters": ID_PARAMETER},
+    "cancel": {"operationId": "cancel_message", "parameters": ID_PARAMETER},
 }
 
 
 @blueprint.post("/messages")
 @blueprint.doc(**openapi_docs(400, 401, 403, 413, 415, 503, security="token"))
-@blueprint.doc(responses={202: {"links": {"status": MESSAGE_STATUS_LINK}}})
+@blueprint.doc(responses={202: {"links": LINKS}})
 @blueprint.arguments(MessageSchema())
 @blueprint.arguments(IdempotencyKeySchema(), location="headers")
 @blueprint.response(202, MessageCreatedSchema)
@@ -54,7 +55,7 @@ def get_message(message_id: int) -> Status:
 
 
 @blueprint.delete(MESSAGE)
-@blueprint.doc(**openapi_docs(401, 403, 404, 409, 503, security="token"))
+@blueprint.doc(operationId="cancel_message", **openapi_docs(401, 403, 404, 409, 503, security="token"))
 @blueprint.response(200, MessageStatusSchema)
 def cancel_message(message_id: int) -> Status:
     """Cancel a message: what has not begun is not sent."""

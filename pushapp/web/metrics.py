@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from flask import Blueprint, Flask, Response, request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
@@ -11,18 +11,13 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..database import summarize
+from ..database import autocommit, summarize
+from ..diagnostics.queue import workers_alive
 from ..sending import batches
+from ..sending.statistics import daily_counts
 from ..webpush.endpoints import origin_of
+from ..webpush.push_services import push_service_of
 from ..webpush.responses import Outcome
-
-# Other hosts share one label, to bound cardinality: endpoints are user input.
-KNOWN_PUSH_SERVICES = (
-    "fcm.googleapis.com",
-    "push.services.mozilla.com",
-    "push.apple.com",
-    "notify.windows.com",
-)
 
 REQUESTS = Counter("pushapp_requests", "Requests handled", ["method", "route", "status"], registry=None)
 SENDS = Counter("pushapp_sends", "Push messages by outcome", ["push_service", "outcome"], registry=None)
@@ -47,17 +42,21 @@ def metrics() -> Response:
     """Expose the metrics of all processes on this host."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    registry.register(QueueCollector())
+    registry.register(DatabaseCollector())
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
 
-class QueueCollector(Collector):
-    """Reads the queue's depth and age from the database, if it is available."""
+class DatabaseCollector(Collector):
+    """Reads the queue, its workers and the subscriptions from the database, if it is available."""
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Return the queue's depth and age."""
+        """Return gauges; none while the database is unavailable."""
         try:
             backlog = batches.backlog()
+            with autocommit() as connection:
+                is_queue = connection.dialect.name == "postgresql"
+                workers = workers_alive(connection) if is_queue else None
+                counts = daily_counts(connection, datetime.now(UTC).date() - timedelta(days=1))
         except SQLAlchemyError as error:
             logger.warning("queue metrics unavailable: %s", summarize(error))
             return
@@ -67,15 +66,19 @@ class QueueCollector(Collector):
             "pushapp_queue_subscriptions", "Recipients in due batches", float(backlog.subscriptions or 0)
         )
         yield GaugeMetricFamily("pushapp_queue_age_seconds", "Age of the oldest due batch", age)
+        if workers is not None:
+            yield GaugeMetricFamily("pushapp_workers", "Workers alive", workers)
+        subscriptions = GaugeMetricFamily(
+            "pushapp_subscriptions", "Subscriptions, as counted last", labels=["push_service"]
+        )
+        for name, number in (counts[max(counts)] if counts else {}).items():
+            subscriptions.add_metric([name], number)
+        yield subscriptions
 
 
 def _observer(trusted: Collection[str]) -> Callable[[str, Outcome, float], None]:
-    trusted_hosts = {origin_of(origin).host for origin in trusted}
-
     def observe(origin: str, outcome: Outcome, seconds: float) -> None:
-        host = origin_of(origin).host
-        known = (name for name in KNOWN_PUSH_SERVICES if f".{host}".endswith(f".{name}"))
-        label = host if host in trusted_hosts else next(known, "other")
+        label = push_service_of(origin_of(origin).host, trusted)
         SENDS.labels(label, outcome.result.value).inc()
         SEND_DURATION.labels(label).observe(seconds)
 

@@ -4,8 +4,8 @@ import json
 import re
 from typing import Any, NoReturn
 
-from flask import Request, request
-from webargs.flaskparser import FlaskParser
+from flask import request
+from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import HTTPException
 
 from .errors import abort, abort_with
@@ -27,41 +27,45 @@ def require_json() -> None:
         abort(415, "The body must be sent as Content-Type: application/json.")
 
 
-class JSONBodyParser(FlaskParser):
-    """webargs' parser with stricter JSON: UTF-8 only, no NaN, bounded nesting and size."""
+def load_json(schema: Schema) -> Any:
+    """Return the body, loaded with a schema; abort with 400, 413 or 422 if it is invalid."""
+    try:
+        return schema.load(_parse(_read()))
+    except ValidationError as error:
+        abort_with(422, {"json": error.messages})
 
-    def load_json(self, req: Request, schema: Any) -> Any:
-        """Return the body as Python values; abort with 400 or 413 if it is invalid."""
-        limit = MAX_MESSAGE_BODY_LENGTH if req.endpoint in MESSAGE_ENDPOINTS else MAX_BODY_LENGTH
-        req.max_content_length = limit + 1  # to detect a chunked body that is too long
-        body = _read(req)
-        if len(body) > limit:
-            abort(413, f"The body must be at most {limit} bytes long.")
-        try:
-            return parse_json(body)
-        except RecursionError:
-            if _is_balanced(body.decode()):
-                abort_with(422, {"json": {"_schema": ["Must have fewer levels."]}})
-            abort(400, INVALID_JSON)
-        except ValueError:
-            abort(400, INVALID_JSON)
+
+def _parse(body: bytes) -> Any:
+    try:
+        return parse_json(body)
+    except RecursionError:
+        if _is_balanced(body.decode("utf-8-sig")):
+            abort_with(422, {"json": {"_schema": ["Must have fewer levels."]}})
+        abort(400, INVALID_JSON)
+    except ValueError:
+        abort(400, INVALID_JSON)
 
 
 def parse_json(text: bytes) -> Any:
-    """Return JSON in UTF-8 as Python values.
+    """Return JSON as Python values. Stricter than Python's: UTF-8 only, no NaN, bounded nesting.
 
     Raises ValueError, and RecursionError.
     """
-    return _decoder.decode(text.decode())
+    return _decoder.decode(text.decode("utf-8-sig"))
 
 
-def _read(req: Request) -> bytes:
+def _read() -> bytes:
+    limit = MAX_MESSAGE_BODY_LENGTH if request.endpoint in MESSAGE_ENDPOINTS else MAX_BODY_LENGTH
+    request.max_content_length = limit + 1  # to detect a chunked body that is too long
     try:
-        return req.get_data(cache=False)
+        body = request.get_data(cache=False)
     except HTTPException:
         raise
     except Exception:  # raised by the WSGI server: bad chunking, client disconnected
         abort(400, "The body could not be read.")
+    if len(body) > limit:
+        abort(413, f"The body must be at most {limit} bytes long.")
+    return body
 
 
 def _is_balanced(text: str) -> bool:

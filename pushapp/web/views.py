@@ -15,8 +15,8 @@ from ..subscriptions import Subscription
 from ..webpush.message import Message
 from . import errors
 from .auth import require_user
-from .blueprint import blueprint, openapi_docs
 from .message_schemas import MessageCreatedSchema
+from .routes import blueprint, openapi_docs
 from .schemas import (
     LabelSchema,
     OkSchema,

@@ -1,23 +1,24 @@
-"""Connections to push services: encrypt a message and post it (RFC 8030, section 5)."""
+"""Push messages to push services: encrypt one and post it (RFC 8030, section 5)."""
 
 import time
 from collections.abc import Callable, Collection
 from typing import Protocol, Self
 
-import aiohttp
-from aiohttp.abc import AbstractResolver
-from yarl import URL
-
 from .encryption import encrypt
-from .endpoints import check_endpoint, origin_of
+from .endpoints import check_endpoint
 from .message import Urgency
-from .resolver import PublicResolver
+from .resolver import Resolve, look_up
 from .responses import WINDOWS_PUSH_SERVICE, Counted, Outcome, Result, classify_response, no_response
+from .transport import MAX_CONNECTIONS, Transport
 
-CONNECT_TIMEOUT = 5  # seconds
-TOTAL_TIMEOUT = 10  # seconds, for one message
-MAX_CONNECTIONS_PER_ORIGIN = 128
-MAX_RESPONSE_BYTES = 64 * 1024
+# Besides the message's own. libcurl leaves out those without a value.
+_HEADERS = (
+    "Content-Encoding: aes128gcm",
+    "Content-Type: application/octet-stream",
+    "Accept:",
+    "Expect:",
+    "User-Agent:",
+)
 
 
 class Recipient(Protocol):
@@ -44,8 +45,10 @@ class Client:
     """Posts messages over reused connections to push services.
 
     `authorization` returns the Authorization header for an origin; origins in `trusted` bypass the SSRF
-    check; `resolver` replaces DNS; `observe` is called with the origin, outcome and duration in seconds of
-    each push.
+    check. `proxy` is an http, https or socks5h URL: a proxy looks up the names of push services, and checks
+    their addresses. `resolve` returns the addresses of a name and port; it may block. `max_connections` is
+    lowered to what the limit of file descriptors allows. `observe` is called with the origin, outcome and
+    duration in seconds of each push.
     """
 
     def __init__(
@@ -53,35 +56,22 @@ class Client:
         authorization: Callable[[str], str],
         trusted: Collection[str] = (),
         *,
-        resolver: AbstractResolver | None = None,
+        proxy: str | None = None,
+        resolve: Resolve = look_up,
+        max_connections: int = MAX_CONNECTIONS,
         observe: Callable[[str, Outcome, float], None] | None = None,
     ):
         self._authorization = authorization
-        self._trusted = trusted
+        self._trusted = frozenset(trusted)
         self._observe = observe
-        self._resolver = resolver
+        self._transport = Transport(proxy, resolve, max_connections)
 
     async def __aenter__(self) -> Self:
-        trusted = {(origin.host.strip("[]"), origin.port) for origin in map(origin_of, self._trusted)}
-        self._public_resolver = PublicResolver(trusted, self._resolver)
-        connector = aiohttp.TCPConnector(
-            resolver=self._public_resolver,
-            limit=0,
-            limit_per_host=MAX_CONNECTIONS_PER_ORIGIN,
-            keepalive_timeout=60,
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            timeout=aiohttp.ClientTimeout(total=TOTAL_TIMEOUT, sock_connect=CONNECT_TIMEOUT),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
-        )
+        await self._transport.__aenter__()
         return self
 
-    async def __aexit__(self, *_exception: object) -> None:
-        await self._session.close()
-        await self._public_resolver.close()
+    async def __aexit__(self, *exception: object) -> None:
+        await self._transport.__aexit__(*exception)
 
     async def push(
         self, recipient: Recipient, payload: bytes, *, ttl: int, urgency: Urgency, topic: str | None
@@ -91,40 +81,32 @@ class Client:
         `ttl` is in seconds. Nothing that a subscription holds or a push service does raises an exception.
         """
         try:
-            check_endpoint(recipient.endpoint, self._trusted)
-            origin = origin_of(recipient.endpoint)
+            origin = check_endpoint(recipient.endpoint, self._trusted)
             body = encrypt(payload, recipient.keys_p256dh, recipient.keys_auth)
         except ValueError as error:
             return Outcome(Result.FAILED, counts_against=Counted.SUBSCRIPTION, reason=str(error))
-        headers = {
-            "TTL": str(ttl),
-            "Urgency": urgency.value,
-            "Content-Encoding": "aes128gcm",
-            "Content-Type": "application/octet-stream",
-            "Authorization": self._authorization(str(origin)),
-        }
+        name = str(origin)
+        headers = [
+            f"TTL: {ttl}",
+            f"Urgency: {urgency.value}",
+            f"Authorization: {self._authorization(name)}",
+            *_HEADERS,
+        ]
         if topic is not None:
-            headers["Topic"] = topic
+            headers.append(f"Topic: {topic}")
         if origin.host.endswith(WINDOWS_PUSH_SERVICE):
-            headers["X-WNS-Cache-Policy"] = "cache" if ttl else "no-cache"
+            headers.append(f"X-WNS-Cache-Policy: {'cache' if ttl else 'no-cache'}")
         started_at = time.monotonic()
-        try:
-            outcome = await self._post(recipient.endpoint, origin.host, body, headers)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        response = await self._transport.post(
+            recipient.endpoint, origin, headers, body, only_public=name not in self._trusted
+        )
+        if response.status:
+            outcome = classify_response(
+                response.status, response.retry_after, response.body, host=origin.host
+            )
+        else:
             # A name that resolves to a private address also ends here. DNS may change, so retry.
-            outcome = no_response(type(error).__name__)
+            outcome = no_response(response.error)
         if self._observe:
-            self._observe(str(origin), outcome, time.monotonic() - started_at)
+            self._observe(name, outcome, time.monotonic() - started_at)
         return outcome
-
-    async def _post(self, endpoint: str, host: str, body: bytes, headers: dict[str, str]) -> Outcome:
-        url = URL(endpoint, encoded=True)  # as the push service issued it, byte for byte
-        async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
-            content = b""
-            while len(content) < MAX_RESPONSE_BYTES and (
-                chunk := await response.content.read(MAX_RESPONSE_BYTES - len(content))
-            ):
-                content += chunk
-            if not response.content.at_eof():
-                response.close()  # else the rest would have to be read before the connection is reused
-            return classify_response(response.status, response.headers.get("Retry-After"), content, host=host)

@@ -19,8 +19,9 @@ _CURVE = ec.SECP256R1()
 def encrypt(payload: bytes, p256dh: str, auth: str) -> bytes:
     """Return a payload encrypted for one subscription, as one aes128gcm record.
 
-    `payload` has at most MAX_PLAINTEXT bytes; `p256dh` and `auth` are base64url. The key pair and the salt are new for each message (RFC 8291,
-    section 3). Raises ValueError for invalid keys, and for a longer payload.
+    `payload` has at most MAX_PLAINTEXT bytes; `p256dh` and `auth` are base64url. The key pair and the salt
+    are new for each message (RFC 8291, section 3). Raises ValueError for invalid keys, and for a longer
+    payload.
     """
     user_agent_key, auth_secret = _decode(p256dh), _decode(auth)
     if len(user_agent_key) != 65 or len(auth_secret) != 16 or len(payload) > MAX_PLAINTEXT:

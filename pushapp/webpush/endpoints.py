@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import NamedTuple
 
@@ -66,8 +67,8 @@ def parse_origin(text: object) -> str:
     raise ValueError(f"{text!r} is not an origin: scheme, host and port alone, such as https://example.com")
 
 
-def check_endpoint(endpoint: str, trusted: Collection[str] = ()) -> None:
-    """Check that a public push service may have issued an endpoint.
+def check_endpoint(endpoint: str, trusted: Collection[str] = ()) -> Origin:
+    """Check that a public push service may have issued an endpoint, and return its origin.
 
     `trusted` holds origins that are exempt from the rules for hosts, http included.
     Raises ValueError with a sentence that says what is wrong.
@@ -77,12 +78,12 @@ def check_endpoint(endpoint: str, trusted: Collection[str] = ()) -> None:
     if not (endpoint.isascii() and endpoint.isprintable()) or " " in endpoint:
         raise ValueError("Must be printable ASCII.")
     origin = origin_of(endpoint)
-    if str(origin) in trusted:
-        return
-    if origin.scheme != "https":
-        raise ValueError("Must be an https URL.")
-    if not is_public_host(origin.host):
-        raise ValueError("Must have a public host.")
+    if str(origin) not in trusted:
+        if origin.scheme != "https":
+            raise ValueError("Must be an https URL.")
+        if not is_public_host(origin.host):
+            raise ValueError("Must have a public host.")
+    return origin
 
 
 def is_public_address(address: IPv4Address | IPv6Address) -> bool:
@@ -100,6 +101,7 @@ def is_public_address(address: IPv4Address | IPv6Address) -> bool:
     return address in _GLOBAL_UNICAST and address.is_global
 
 
+@lru_cache(1024)
 def is_public_host(host: str) -> bool:
     """Return whether a host is a public name, or a literal address that is public."""
     if host.startswith("["):

@@ -1,9 +1,8 @@
 """Push messages: payload, TTL, Urgency and Topic (RFC 8030, Declarative Web Push)."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 from urllib.parse import urljoin
@@ -155,17 +154,6 @@ class Message:
     def expires_at(self, created_at: datetime) -> datetime:
         """Return the expiry time of a message created at `created_at`."""
         return created_at + timedelta(seconds=self.ttl)
-
-    def remaining_ttl(self, created_at: datetime, attempts: int) -> int:
-        """Return the TTL to send, in seconds.
-
-        The push service counts from when it receives the message (RFC 8030, section 5.2), so the first
-        attempt has the whole TTL, unless that is over; a retry has the remaining one.
-        """
-        remaining = math.ceil((self.expires_at(created_at) - datetime.now(UTC)).total_seconds())
-        if remaining <= 0:
-            return 0
-        return remaining if attempts else self.ttl
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are not None as JSON values, for `from_dict`."""

@@ -39,7 +39,7 @@ IMPLEMENTATIONS = {
     "ORM": "tests.bench.baselines:orm()",
 }
 GUNICORN = ["-k", "gthread", "-w", "2", "--threads", "4", "--no-control-socket"]
-TARGETS = {"repeats": {"bare psycopg": 0.9, "ORM": 4.0}, "new": {"bare psycopg": 0.8, "ORM": 3.0}}
+TARGETS = {"repeats": {"bare psycopg": 0.75, "ORM": 4.5}, "new": {"bare psycopg": 0.7, "ORM": 3.0}}
 
 SEED = """
 INSERT INTO push_subscriptions (user_id, endpoint, endpoint_hash, keys_p256dh, keys_auth)

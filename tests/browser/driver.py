@@ -15,7 +15,8 @@ from tests.support.waiting import wait_until
 
 NOTIFICATIONS = """
     const registration = await navigator.serviceWorker.getRegistration("/push/");
-    const fields = ["title", "body", "tag", "data", "icon", "lang", "dir", "silent", "requireInteraction", "actions"];
+    const fields = ["title", "body", "tag", "data", "icon", "image", "badge", "lang", "dir", "silent", "renotify",
+        "requireInteraction", "timestamp", "vibrate", "actions"];
     const values = (notification) => Object.fromEntries(fields.map((field) => [field, notification[field]]));
     return (await registration.getNotifications()).map(values);
 """

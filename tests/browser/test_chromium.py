@@ -12,6 +12,7 @@ from pushapp.webpush.encryption import encrypt
 from tests.browser.chromium import PROGRAM, Chromium
 from tests.browser.demo_page import Demo, DemoPage
 from tests.browser.google import PushService
+from tests.browser.whole_message import MESSAGE, SILENT, check_whole
 from tests.support.deployment import certificate
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed")]
@@ -59,3 +60,20 @@ def test_chromium_subscribes_and_shows_a_message(chromium: Chromium, google: Pus
 def test_chromium_can_install_the_demo(chromium: Chromium, demo: Demo) -> None:
     DemoPage(chromium, demo)
     assert chromium.installability_errors() == []
+
+
+def test_chromium_shows_every_member_that_it_keeps(
+    chromium: Chromium, google: PushService, demo: Demo
+) -> None:
+    chromium.allow_notifications(demo.url)
+    page = DemoPage(chromium, demo)
+    page.sign_in("alice")
+    page.switch(on=True)
+    (row,) = demo.rows()
+    for message in (MESSAGE, SILENT):
+        payload = message.with_absolute_urls(demo.url).payload()
+        google.deliver(row.endpoint, encrypt(payload, row.keys_p256dh, row.keys_auth))
+    whole, silent = sorted(chromium.notifications(2), key=lambda each: each["title"] == "silent")
+    assert silent["silent"] is True
+    kept = {"title", "body", "icon", "image", "badge", "tag", "lang", "dir", "renotify", "requireInteraction"}
+    assert check_whole(whole, demo.url) == kept | {"timestamp", "vibrate", "silent"}

@@ -9,6 +9,7 @@ from tests.browser.demo_page import Demo, DemoPage
 from tests.browser.firefox import Firefox
 from tests.browser.mozilla import DECRYPTED, PushService
 from tests.browser.site import EMPTY_PAGE, Site
+from tests.browser.whole_message import MESSAGE, SILENT, check_whole
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +53,26 @@ def test_a_push_without_content_shows_a_notification(firefox: Firefox, push_serv
     assert push_service.deliver(current["endpoint"]) == DECRYPTED
     (notification,) = firefox.notifications()
     assert notification["title"] == "127.0.0.1"
+
+
+def test_every_member_is_shown_that_the_browser_keeps(firefox: Firefox, site: Site) -> None:
+    site.subscribe(firefox, "alice")
+    site.app.config["PUSH_SITE_URL"] = site.url
+    with site.app.app_context():
+        pushapp.send(MESSAGE, to="alice")
+        (shown,) = firefox.notifications()
+        assert check_whole(shown, site.url) >= {
+            "title",
+            "body",
+            "icon",
+            "tag",
+            "lang",
+            "dir",
+            "requireInteraction",
+        }
+        pushapp.send(SILENT, to="alice")
+    silent = next(each for each in firefox.notifications(2) if each["title"] == "silent")
+    assert silent["silent"] is True
 
 
 @pytest.fixture

@@ -230,19 +230,25 @@ def test_metrics_respond_while_the_database_is_unavailable(tmp_path: Path) -> No
 
 @pytest.mark.slow
 @on_postgresql
-def test_a_drain_without_tables_is_a_one_line_error(tmp_path: Path, url: str) -> None:
+@pytest.mark.parametrize("group", ["push", "notify"])
+def test_a_drain_without_tables_is_a_one_line_error(tmp_path: Path, url: str, group: str) -> None:
     program = UNAVAILABLE.replace("postgresql://user:s3cr3t@127.0.0.1:1/name", url)
-    ((status, output),) = Shell(tmp_path, program).run("push worker --drain")
-    assert (status, output) == (1, "Error: the database has no queue yet: run `flask push db upgrade`\n")
+    program = program.replace("init_app(app, ", f'init_app(app, cli_group="{group}", ')
+    ((status, output),) = Shell(tmp_path, program).run(f"{group} worker --drain")
+    assert (status, output) == (1, f"Error: the database has no queue yet: run `flask {group} db upgrade`\n")
 
 
-def test_an_unavailable_database_is_a_one_line_error(tmp_path: Path) -> None:
-    commands = ("push db upgrade", "push db check", "push list alice", "push prune")
-    for status, output in Shell(tmp_path, UNAVAILABLE).run(*commands):
+@pytest.mark.parametrize("group", ["push", "notify"])
+def test_an_unavailable_database_is_a_one_line_error(tmp_path: Path, group: str) -> None:
+    program = UNAVAILABLE.replace("init_app(app, ", f'init_app(app, cli_group="{group}", ')
+    commands = (f"{group} list alice", f"{group} prune", f"{group} db upgrade", f"{group} db check")
+    results = Shell(tmp_path, program).run(*commands)
+    for status, output in results:
         assert status == 1
         assert output.startswith("Error: database unavailable")
         assert len(output.splitlines()) == 1
         assert "s3cr3t" not in output
+    assert [f"(flask {group} db upgrade)" in output for _, output in results] == [True, True, False, False]
 
 
 def test_the_application_starts_while_its_database_is_unavailable(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Names: prefix and command group, several applications, and names that a host has taken."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 from flask import Blueprint, Flask
 from flask.cli import AppGroup
@@ -47,6 +49,16 @@ def test_prefix_and_command_group_are_the_hosts_choice(host: Host, url_prefix: s
     assert all(path.startswith(f"{prefix}/") for path in paths)
     assert app.test_cli_runner().invoke(args=["notify", "list", "alice"]).exit_code == 0
     assert "push" not in app.cli.commands
+
+
+@on_sqlite
+def test_no_help_text_names_another_command_group(host: Host) -> None:
+    group = host.add_pushapp(cli_group="notify").cli.commands["notify"]
+    commands = [*group.commands.values(), *group.commands["db"].commands.values()]
+    assert len(commands) > 10
+    for command in commands:
+        help_text = command.get_help(click.Context(command, info_name=f"notify {command.name}"))
+        assert not re.search(r"flask( --app \w+)? push|push (worker|cookie)", help_text), help_text
 
 
 @on_sqlite

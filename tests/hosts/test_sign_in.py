@@ -1,8 +1,10 @@
 """Who is signed in: sessions, Flask-Login, Flask-WTF, Flask-Session, and pages that all need a login."""
 
+import logging
 import re
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import pytest
 from cachelib import FileSystemCache
@@ -15,11 +17,14 @@ from flask_wtf.csrf import generate_csrf
 
 import pushapp
 from pushapp import Message
+from pushapp.sending import outbox
 from tests.hosts.conftest import Host
 from tests.support.deployment import ROOT
 from tests.support.push_server import PushServer
 from tests.support.subscriptions import subscription
 
+# Flask-Login 0.6.3 on Python 3.12 and later.
+pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning:flask_login")
 on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 
 
@@ -206,11 +211,52 @@ def test_the_hosts_unauthorized_handler_does_not_replace_pushapps(host: Host) ->
     assert (response.status_code, response.json["code"]) == (401, 401)
 
 
+def test_a_user_with_a_uuid_subscribes_and_gets_messages(host: Host, push_server: PushServer) -> None:
+    user_id = UUID("C0FFEE00-1234-4abc-8def-0123456789AB")
+    host.app.config["PUSH_TRUSTED_PUSH_SERVICES"] = [push_server.origin]
+    app = host.add_pushapp(user_id=lambda: user_id)
+    assert subscribe(app.test_client(), push_server.subscription()) == 1
+    with app.app_context():
+        to_objects = pushapp.send(Message(title="Hello"), to=user_id)
+        to_strings = pushapp.send(Message(title="Hello"), to="c0ffee00-1234-4abc-8def-0123456789ab")
+        assert [outbox.status(each).recipients for each in (to_objects, to_strings)] == [1, 1]
+
+
 @on_sqlite
-@pytest.mark.parametrize("invalid", ["", " " * 256, "a\0b", True, 1.5, ["alice"], b"alice", "\ud800"])
-def test_an_invalid_id_is_unauthenticated(host: Host, invalid: object) -> None:
-    client = host.add_pushapp(user_id=lambda: invalid).test_client()
-    assert subscribe(client) == 401
+def test_a_uuid_in_the_session_signs_in(host: Host) -> None:
+    app = host.add_pushapp()
+    client = app.test_client()
+    with client.session_transaction() as stored:
+        stored["user_id"] = UUID(int=7)
+    assert subscribe(client) == 1
+    assert "1 subscription." in app.test_cli_runner().invoke(args=["push", "list", str(UUID(int=7))]).output
+
+
+@on_sqlite
+@pytest.mark.parametrize("no_user", [None, False])
+def test_no_user_is_a_401_that_does_not_name_a_cookie(host: Host, no_user: object) -> None:
+    response = host.add_pushapp(user_id=lambda: no_user).test_client().get("/push/subscriptions")
+    assert (response.status_code, response.json["message"]) == (
+        401,
+        "Authentication required: no user is signed in.",
+    )
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    "invalid", ["", "s3cr3t" * 50, "s3cr3t\0", True, 10**300, 1.5, ["s3cr3t"], b"s3cr3t", "s3cr3t\ud800"]
+)
+def test_an_invalid_id_is_the_operators_error(
+    host: Host, invalid: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    response = host.add_pushapp(user_id=lambda: invalid).test_client().get("/push/subscriptions")
+    assert (response.status_code, response.json["code"]) == (500, 500)
+    assert "user_id function returned an invalid id" in response.json["message"]
+    ((level, line),) = [record[1:] for record in caplog.record_tuples if record[0] == "pushapp.web.auth"]
+    assert level == logging.ERROR
+    assert line.startswith(f"the user_id function returned an invalid {type(invalid).__name__}: ")
+    assert len(line.splitlines()) == 1
+    assert "s3cr3t" not in caplog.text + response.text
 
 
 @on_sqlite

@@ -4,6 +4,7 @@ python -m tests.reliability.million [--rows 3000000] [--rounds 200] [--plans]
 """
 
 import argparse
+import itertools
 import random
 import statistics
 import textwrap
@@ -20,7 +21,7 @@ from sqlalchemy import event
 
 from pushapp import EVERYONE, Message, create_app, send, subscriptions
 from pushapp.database import engine, transaction
-from pushapp.sending import batches, failures, outbox
+from pushapp.sending import batches, claims, failures, outbox, recording
 from pushapp.subscriptions import Subscription
 from pushapp.webpush.responses import GONE, SENT, Counted, Outcome, Result
 from tests.reliability.common import KEYS, Report, database_server, scalar
@@ -225,11 +226,13 @@ def check_plans(app: Flask, report: Report, *, show: bool) -> None:
 
 def deliver(message_id: int, results: list[Outcome]) -> None:
     """Run the statements of a worker that delivers a message to one user, with these outcomes in rotation."""
-    batch = batches.load_batch(current_scalar(f"SELECT id FROM push_batches WHERE message_id = {message_id}"))
+    batch_id = current_scalar(f"SELECT id FROM push_batches WHERE message_id = {message_id}")
+    batch = claims.claim(batch_id, owner=1)
     assert batch is not None
-    outcomes = [results[number % len(results)] for number in range(len(batch.recipients))]
+    claims.renew([batch_id], 1)
+    outcomes = list(zip(batch.recipients, itertools.cycle(results), strict=False))
     with transaction() as connection:
-        batches.record_outcomes(connection, batch, outcomes, batch.created_at)
+        recording.record(connection, batch, 1, recording.Report(outcomes))
     outbox.status(message_id)
 
 

@@ -13,7 +13,6 @@ from collections import Counter
 import psutil
 import psycopg
 
-from pushapp.sending.recipients import BATCH_SIZE
 from pushapp.sending.worker import DEFAULT_CONCURRENCY
 from tests.reliability.common import (
     RESPONSE_LIMIT,
@@ -31,7 +30,7 @@ from tests.reliability.common import (
 from tests.support.deployment import Deployment
 from tests.support.postgresql import PostgreSQL
 
-MAX_IN_FLIGHT = (2 * DEFAULT_CONCURRENCY + 2) * BATCH_SIZE  # messages of one worker
+MAX_IN_FLIGHT = DEFAULT_CONCURRENCY
 
 
 def main() -> None:

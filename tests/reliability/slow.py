@@ -1,34 +1,26 @@
-"""Slow dependencies: a database that hangs, a locked table, no free connection, an unresponsive push service.
+"""A slow database: one that hangs, a locked table, no free connection.
 
-python -m tests.reliability.slow [--seconds 60] [--messages 4000]     (needs nginx)
+python -m tests.reliability.slow [--seconds 60]
 """
 
 import argparse
 import asyncio
 import contextlib
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import psutil
 import psycopg
 
-from pushapp.webpush.client import TOTAL_TIMEOUT
 from tests.reliability.common import (
     RECOVERY_TIMEOUT,
     RESPONSE_LIMIT,
     Clients,
     Report,
     Response,
-    counting_push_service,
     database_server,
-    insert_subscriptions,
-    require_programs,
     slowest,
-    start_worker,
-    wait_until,
 )
 from tests.support.deployment import Deployment
 from tests.support.postgresql import PostgreSQL
@@ -42,9 +34,7 @@ def main() -> None:
     """Slow each dependency down."""
     parser = argparse.ArgumentParser(prog="python -m tests.reliability.slow")
     parser.add_argument("--seconds", type=float, default=60, help="duration of each outage")
-    parser.add_argument("--messages", type=int, default=4_000)
     options = parser.parse_args()
-    require_programs("nginx")
     report = Report()
     with database_server(f"max_connections={MAX_CONNECTIONS}") as (server, folder):
         site = Deployment(server.create_database("slow"), folder)
@@ -59,7 +49,6 @@ def main() -> None:
                     asyncio.run(
                         test_outage(site, gunicorn.pid, cause, end, seconds=options.seconds, report=report)
                     )
-        test_unresponsive_push_service(server, folder, options.messages, report)
     report.finish()
 
 
@@ -163,56 +152,6 @@ def check_probes(cause: str, probes: dict[str, list[Response]], report: Report) 
             f"{cause}: {path} responds {status}, slowest, seconds (limit {RESPONSE_LIMIT:.0f})", f"{seconds:.2f}",
             statuses == {status} and seconds < RESPONSE_LIMIT,
         )  # fmt: skip
-
-
-def test_unresponsive_push_service(server: PostgreSQL, folder: Path, messages: int, report: Report) -> None:
-    """Send to everyone, where half of the subscriptions are at a push service that accepts and never responds."""
-    with (
-        counting_push_service(folder) as (origin, log),
-        socket.create_server(("127.0.0.1", 0), backlog=512) as unresponsive,
-    ):
-        other = f"http://127.0.0.1:{unresponsive.getsockname()[1]}"
-        seconds = {}
-        for name, origins in (("alone", [origin]), ("beside", [origin, other])):
-            site = mixed_site(server, folder, name, origins, messages)
-            worker = start_worker(site)
-
-            def arrived(name: str = name) -> int:
-                return log.read_text().count(f"/{name}/")
-
-            wait_until(lambda: arrived() > 0, 60)
-            started_at = time.monotonic()
-            all_arrived = wait_until(lambda: arrived() == messages, 120)
-            seconds[name] = time.monotonic() - started_at
-            worker.kill()
-            worker.wait()
-            what = "a push service alone" if name == "alone" else "a push service beside an unresponsive one"
-            report.guarantee(f"{what}: recipients reached", f"{arrived():,} of {messages:,}", all_arrived)
-    delay = seconds["beside"] - seconds["alone"]
-    limit = TOTAL_TIMEOUT / 2 + seconds["alone"]  # a blocked worker waits for a whole time-out
-    report.guarantee(
-        f"delay by the unresponsive one, seconds (limit {limit:.1f}, a blocked worker: at least {TOTAL_TIMEOUT})",
-        f"{delay:.1f}", delay < limit,
-    )  # fmt: skip
-
-
-def mixed_site(server: PostgreSQL, folder: Path, name: str, origins: list[str], messages: int) -> Deployment:
-    """Return a site with a broadcast queued to `messages` subscriptions at each origin, in random order."""
-    trusted = ", ".join(f'"{origin}"' for origin in origins)
-    url = server.create_database(name)
-    site = Deployment(url, folder, FLASK_PUSH_TRUSTED_PUSH_SERVICES=f"[{trusted}]")
-    site.flask("db", "upgrade")
-    for origin in origins:
-        insert_subscriptions(url, messages, f"{origin}/{name}/")
-    with psycopg.connect(url, autocommit=True) as connection:  # so that each batch has all origins
-        connection.execute(
-            "UPDATE push_subscriptions p SET id = -n FROM"
-            " (SELECT id, row_number() OVER (ORDER BY md5(id::text)) n FROM push_subscriptions) o"
-            " WHERE p.id = o.id"
-        )
-        connection.execute("UPDATE push_subscriptions SET id = -id")
-    site.flask("push", "send", "--everyone", "--title", "Hello", "--ttl", "600")
-    return site
 
 
 if __name__ == "__main__":

@@ -110,9 +110,6 @@ def test_a_message_is_sent_from_the_shell_on_sqlite(
     assert done.stdout == "Message 1: 1 sent, 0 gone, 0 failed, 0 queued.\n"
     (push,) = push_server.pushes_to(body)
     assert push.message["notification"] == {"title": "Grüße 🎉", "body": "B", "navigate": "/x"}
-    rejected = site.app.test_cli_runner().invoke(args=["push", "worker"])
-    assert rejected.exit_code != 0
-    assert "the queue needs PostgreSQL" in rejected.stderr
 
 
 def test_a_message_is_queued_from_the_shell_on_postgresql(site: Site, push_server: PushServer) -> None:
@@ -223,7 +220,7 @@ def test_batches_in_flight_of_a_killed_worker_are_retried(site: Site, push_serve
     enqueue(site.app, EVERYONE)
     for _ in range(2):
         expected = len(push_server.pushes) + 100
-        with site.worker("--concurrency", "1") as worker:
+        with site.worker("--concurrency", "16") as worker:
             wait_until(lambda expected=expected: len(push_server.pushes) >= expected, 60)
             worker.kill()
     push_server.before_response = lambda: None
@@ -235,8 +232,8 @@ def test_batches_in_flight_of_a_killed_worker_are_retried(site: Site, push_serve
     assert drained.exit_code == 0, drained.stderr
     deliveries = Counter(push.path for push in push_server.pushes)
     assert len(deliveries) == len(bodies)
-    # Each killed worker had one batch in flight.
-    assert sum(number - 1 for number in deliveries.values()) <= 2 * 250
+    # Each killed worker had 16 messages in flight at most.
+    assert sum(number - 1 for number in deliveries.values()) <= 2 * 16
     with psycopg.connect(site.environment["DATABASE_URL"]) as connection:
         outcomes = connection.execute("SELECT outcome, sum(count)::int FROM push_outcomes GROUP BY outcome")
         assert outcomes.fetchall() == [("sent", len(bodies))]
@@ -309,3 +306,60 @@ def test_a_worker_without_tables_says_so_once_and_waits_for_them(
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(20) == 0
         assert "flask push db upgrade" not in worker.stderr.read()
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_worker_within_15_seconds_while_a_push_service_takes_7_5_seconds(
+    site: Site, push_server: PushServer
+) -> None:
+    bodies = site.subscribe(300)
+    push_server.before_response = lambda: time.sleep(7.5)
+    message_id = enqueue(site.app, EVERYONE)
+    with site.worker("--concurrency", "16") as worker, site.worker("--concurrency", "16") as other:
+        wait_until(lambda: push_server.requests >= 16)
+        stopped_at = time.monotonic()
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+        assert time.monotonic() - stopped_at < 15
+        push_server.before_response = lambda: None
+        wait_until(lambda: status(site.app, message_id).state == "done", 90)
+        other.send_signal(signal.SIGTERM)
+        assert other.wait(20) == 0
+    assert counts(status(site.app, message_id)) == (300, 0, 0)
+    assert len(push_server.pushes) == len(bodies)
+
+
+@pytest.mark.slow
+def test_what_a_killed_worker_was_sending_is_sent_by_another_within_30_seconds(
+    site: Site, push_server: PushServer
+) -> None:
+    site.subscribe(20)
+    end = threading.Event()
+    push_server.before_response = lambda: end.wait(60)
+    message_id = enqueue(site.app, EVERYONE)
+    with site.worker() as worker:
+        wait_until(lambda: push_server.requests > 0)
+        worker.kill()
+    end.set()
+    with site.worker():
+        wait_until(lambda: status(site.app, message_id).state == "done", 40)
+    assert counts(status(site.app, message_id)) == (20, 0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("query", ["?options=-c%20application_name%3Da%20-c%20work_mem%3D5MB", "hosts"])
+def test_a_worker_uses_the_connection_settings_of_the_application(
+    make_site: Callable[[str], Site], server: PostgreSQL, push_server: PushServer, tmp_path: Path, query: str
+) -> None:
+    name = f"settings_{tmp_path.name}"
+    url = server.create_database(name)
+    if query == "hosts":
+        url = f"postgresql://postgres@/{name}?host=127.0.0.1:1&host=127.0.0.1:{server.port}"
+    else:
+        url += query
+    site = make_site(url)
+    site.subscribe(2)
+    message_id = enqueue(site.app, EVERYONE)
+    done = site.run("worker", "--drain")
+    assert done.returncode == 0, done.stderr
+    assert counts(status(site.app, message_id)) == (2, 0, 0)

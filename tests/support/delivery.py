@@ -1,14 +1,12 @@
 """Deliver messages with the client of push services."""
 
 import asyncio
-import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
-
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from pushapp.webpush.client import Client
 from pushapp.webpush.message import Message, Urgency
+from pushapp.webpush.resolver import Resolve, look_up
 from pushapp.webpush.responses import Outcome
 from pushapp.webpush.vapid import Signer, generate_key_pair
 from tests.support.push_server import PushServer
@@ -33,19 +31,15 @@ def recipient(subscription: dict[str, Any], recipient_id: int = 1) -> Recipient:
     return Recipient(recipient_id, subscription["endpoint"], keys["p256dh"], keys["auth"])
 
 
-class Resolver(AbstractResolver):
+class Resolver:
     """Resolves every name to the next of the addresses; the last is repeated."""
 
     def __init__(self, *addresses: str):
         self.addresses = list(addresses)
 
-    async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> list[ResolveResult]:
+    def __call__(self, name: str, port: int) -> list[str]:
         """Return the next address."""
-        address = self.addresses.pop(0) if len(self.addresses) > 1 else self.addresses[0]
-        return [{"hostname": host, "host": address, "port": port, "family": family, "proto": 0, "flags": 0}]
-
-    async def close(self) -> None:
-        """Close nothing."""
+        return [self.addresses.pop(0) if len(self.addresses) > 1 else self.addresses[0]]
 
 
 def deliver(
@@ -53,7 +47,7 @@ def deliver(
     subscriptions: Sequence[dict[str, Any]],
     *,
     message: Message = MESSAGE,
-    resolver: AbstractResolver | None = None,
+    resolver: Resolve = look_up,
     rounds: int = 1,
 ) -> list[Outcome]:
     """Deliver a message to subscriptions with one client, `rounds` times; return the outcomes."""
@@ -61,7 +55,7 @@ def deliver(
     async def run() -> list[Outcome]:
         trusted = [push_server.origin] if push_server else []
         signer = Signer(KEY_PAIR, SUBJECT)
-        async with Client(signer.authorization, trusted, resolver=resolver) as client:
+        async with Client(signer.authorization, trusted, resolve=resolver) as client:
             outcomes: list[Outcome] = []
             for _ in range(rounds):
                 outcomes += await push(client, subscriptions, message)
@@ -71,7 +65,7 @@ def deliver(
 
 
 async def push(
-    client: Client, subscriptions: Sequence[dict[str, Any]], message: Message = MESSAGE
+    client: Client, subscriptions: Iterable[dict[str, Any]], message: Message = MESSAGE
 ) -> list[Outcome]:
     """Push a message to subscriptions at once, and return the outcomes."""
     recipients = (recipient(body, number) for number, body in enumerate(subscriptions))

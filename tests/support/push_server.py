@@ -42,10 +42,12 @@ class PushServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.origin = f"http://127.0.0.1:{self.server_port}"
         self.pushes: list[Push] = []
+        self.connections = 0
         self.requests = 0
         self.responses: dict[str, Response] = {}  # by path; 201 for other paths
         self.transient_responses: dict[str, list[Response]] = {}  # by path; the first ones, each once
         self.before_response: Callable[[], object] = lambda: None
+        self.after_response: Callable[[], object] = lambda: None  # of raw bytes
         self.errors: list[str] = []  # of requests
         self._lock = threading.Lock()
         self._keys: dict[str, tuple[ec.EllipticCurvePrivateKey, bytes]] = {}
@@ -77,6 +79,11 @@ class PushServer(ThreadingHTTPServer):
     def hold_responses_until(self, requests: int) -> None:
         """Send no response before this many requests have been received."""
         self.before_response = lambda: wait_until(lambda: self.requests >= requests, 5)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Count a connection."""
+        self.connections += 1
+        super().process_request(request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log no broken connections."""
@@ -120,6 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif isinstance(response, bytes):
             self.wfile.write(response)
+            self.server.after_response()
             self.close_connection = True
         else:
             status, headers, content = response

@@ -20,11 +20,11 @@ TOKEN = "a long random token"
 queued_only = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 
-def drain(app: Flask) -> None:
+def drain(app: Flask, **options: Any) -> None:
     """Run a worker until nothing is due; nothing on SQLite."""
     with app.app_context():
         if engine().dialect.name == "postgresql":
-            asyncio.run(worker.run_worker(app, drain=True))
+            asyncio.run(worker.run_worker(app, drain=True, **options))
 
 
 def enqueue(app: Flask, to: Any, message: Message | None = None, **options: Any) -> int:

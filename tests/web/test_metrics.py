@@ -1,6 +1,7 @@
 """`/metrics`, in separate processes: prometheus_client reads its settings when it is imported."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from tests.support.http import fetch
 from tests.support.postgresql import PostgreSQL
 from tests.support.push_server import PushServer
 from tests.support.subscriptions import subscription
+
+PAGE = (ROOT / "pushapp" / "README.md").read_text()
 
 
 def test_they_are_disabled_by_default(make_app: Callable[..., Flask]) -> None:
@@ -44,6 +47,7 @@ def test_they_sum_all_processes_of_gunicorn_and_the_worker(
         assert fetch(f"{site.url}/push/messages", message, Authorization="Bearer token")[0] == 202
         assert "pushapp_queue_subscriptions 1.0" in metrics(site)
         site.flask("push", "worker", "--drain")
+        site.flask("push", "prune")
         text = metrics(site)
     assert 'pushapp_requests_total{method="POST",route="/push/subscribe",status="200"} 40.0' in text
     assert 'pushapp_requests_total{method="POST",route="/push/subscribe",status="422"} 3.0' in text
@@ -51,6 +55,20 @@ def test_they_sum_all_processes_of_gunicorn_and_the_worker(
     assert 'pushapp_send_duration_seconds_count{push_service="127.0.0.1"} 1.0' in text
     assert "pushapp_queue_subscriptions 0.0" in text
     assert "pushapp_queue_age_seconds 0.0" in text
+    assert "pushapp_workers 0.0" in text
+    assert 'pushapp_subscriptions{push_service="127.0.0.1"} 1.0' in text
+
+
+def test_the_page_has_a_table_of_all_metrics() -> None:
+    table = re.findall(r"^\| `(pushapp_\w+)` \| (\w+) \| (.*?) \|", PAGE, re.MULTILINE)
+    source = (ROOT / "pushapp" / "web" / "metrics.py").read_text()
+    for name, kind, labels in table:
+        assert f'"{name.removesuffix("_total")}"' in source
+        assert name.endswith("_total") == (kind == "counter")
+        assert all(f'"{label}"' in source for label in re.findall(r"`(\w+)`", labels))
+    assert len(table) == len(re.findall(r'"pushapp_(?!metrics")\w+"', source))
+    for name in re.findall(r"pushapp_\w+", PAGE[PAGE.index("```promql") :]):
+        assert name in {row[0] for row in table}
 
 
 def metrics(site: Deployment) -> str:

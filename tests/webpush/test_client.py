@@ -12,6 +12,7 @@ import pytest
 import pushapp.webpush.client
 from pushapp.webpush.message import Message
 from pushapp.webpush.responses import Counted, Result
+from pushapp.webpush.transport import TOTAL_TIMEOUT
 from tests.support.delivery import KEY_PAIR, MESSAGE, SUBJECT, Resolver, deliver, results
 from tests.support.deployment import certificate
 from tests.support.push_server import PushServer, Response
@@ -60,8 +61,18 @@ RESPONSES: list[tuple[Response, str]] = [
     ((500, {}, b"<h1>Oops</h1>"), "retry"),
     ((503, {"Retry-After": "Fri, 31 Dec 2100 23:59:59 GMT"}, b""), "retry"),
     (b"", "retry"),
-    (b"HTTP/1.1 201 Created\r\nContent-Length: 100\r\n\r\ntruncated", "retry"),
+    (b"HTTP/1.1 201 Created\r\nContent-Length: 100\r\n\r\ntruncated", "sent"),
     (b"\x00\xff not HTTP\r\n\r\n", "retry"),
+    (b"ICY 200 OK\r\n\r\n", "retry"),
+    (b"HTTP/1.1 abc\r\n\r\n", "retry"),
+    (b"HTTP/1.1 000 x\r\n\r\n", "retry"),
+    (b"HTTP/1.1 2000 x\r\n\r\n", "retry"),
+    (b"HTTP/1.1 201 Created\r\nno colon\r\n\r\n", "retry"),
+    (b"HTTP/1.1 201 Created\r\nA: \0\r\n\r\n", "retry"),
+    (b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000, "retry"),
+    (b"HTTP/1.0 201 Created\n\n", "sent"),
+    (b"HTTP/1.1 201\r\n\r\n", "sent"),
+    (b"HTTP/1.1 201 Created\r\nContent-Encoding: gzip\r\n\r\nnot compressed", "sent"),
     (b"HTTP/1.1 201 Created\r\n" + b"X: y\r\n" * 100_000, "retry"),
     (b"HTTP/1.1 201 Created\r\nX: " + b"y" * 1_000_000 + b"\r\n\r\n", "retry"),
 ]
@@ -71,13 +82,14 @@ RESPONSES: list[tuple[Response, str]] = [
 def test_a_response_is_classified(push_server: PushServer, response: Response, result: str) -> None:
     subscriptions = [push_server.subscription(response), push_server.subscription()]
     assert results(deliver(push_server, subscriptions, rounds=2)) == [result, "sent"] * 2
-    assert push_server.requests == 4  # no redirect was followed
+    # No redirect was followed. libcurl repeats a request once if a reused connection ends without a response.
+    assert push_server.requests == 4 or (response == b"" and push_server.requests <= 6)
 
 
 def test_a_missing_response_delays_only_its_own_message(
     push_server: PushServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pushapp.webpush.client.TOTAL_TIMEOUT", 1)
+    monkeypatch.setattr("pushapp.webpush.transport.TOTAL_TIMEOUT", 1)
     end_of_test = threading.Event()
     subscriptions = [
         push_server.subscription(lambda: end_of_test.wait(5)),
@@ -89,10 +101,18 @@ def test_a_missing_response_delays_only_its_own_message(
     end_of_test.set()
 
 
-def test_at_most_64_kib_of_a_response_are_read(push_server: PushServer) -> None:
+def test_at_most_64_kib_of_a_response_are_read(
+    push_server: PushServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pushapp.webpush.transport.BODY_TIMEOUT", 60)
+    end_of_test = threading.Event()
     head = b"HTTP/1.1 201 Created\r\nContent-Length: 1000000000\r\n\r\n"
     subscription = push_server.subscription(head + b"x" * 1_000_000)
+    push_server.after_response = lambda: end_of_test.wait(20)
+    began = time.monotonic()
     assert results(deliver(push_server, [subscription])) == ["sent"]
+    assert time.monotonic() - began < TOTAL_TIMEOUT - 1
+    end_of_test.set()
 
 
 def test_a_refused_connection_is_retried(push_server: PushServer) -> None:

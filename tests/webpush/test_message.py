@@ -1,7 +1,6 @@
 """Push messages: payload, padding, TTL and validation; no network."""
 
 import json
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -180,12 +179,3 @@ def test_a_message_is_restored_from_json() -> None:
         title="x", actions=[{"action": "a", "title": "A"}], urgency=Urgency.HIGH, topic="t", ttl=5, data=[1]
     )
     assert Message.from_dict(json.loads(json.dumps(message.to_dict()))) == message
-
-
-def test_the_first_attempt_has_the_whole_ttl_and_a_retry_the_remaining_one() -> None:
-    message = Message(title="x", ttl=60)
-    now = datetime.now(UTC)
-    assert message.remaining_ttl(now - timedelta(seconds=20), attempts=0) == 60
-    assert message.remaining_ttl(now - timedelta(seconds=20), attempts=1) == 40
-    assert message.remaining_ttl(now - timedelta(seconds=61), attempts=0) == 0
-    assert Message(title="x", ttl=0).remaining_ttl(now, attempts=0) == 0

@@ -38,3 +38,16 @@ def test_a_token_is_replaced_before_it_expires(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("pushapp.webpush.vapid.time.time", lambda: now + TOKEN_LIFETIME - 60)
     assert signer.authorization("https://a.net") != first
     assert verify(signer.authorization("https://a.net"))["exp"] > now + TOKEN_LIFETIME
+
+
+@pytest.mark.parametrize("seconds", [2 * 24 * 60 * 60, -2 * 24 * 60 * 60])
+def test_a_token_that_was_signed_while_the_clock_was_wrong_is_not_used_when_it_is_right(
+    monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    signer = Signer(KEY_PAIR, SUBJECT)
+    now = time.time()
+    monkeypatch.setattr("pushapp.webpush.vapid.time.time", lambda: now + seconds)
+    signer.authorization("https://a.net")
+    monkeypatch.setattr("pushapp.webpush.vapid.time.time", lambda: now)
+    expires_at = verify(signer.authorization("https://a.net"))["exp"]
+    assert now < expires_at <= now + TOKEN_LIFETIME
