@@ -126,7 +126,7 @@ def vapid_keys() -> None:
 
 @push.command()
 def prune() -> None:
-    """Delete expired subscriptions and messages that finished a month ago; count what is left.
+    """Delete expired subscriptions and old finished messages; count what is left.
 
     Workers do this every night.
     """
@@ -137,6 +137,7 @@ def prune() -> None:
 
 push.add_command(message_commands.send)
 push.add_command(message_commands.cancel)
+push.add_command(message_commands.messages)
 
 
 @push.command()

@@ -42,6 +42,7 @@ SETTINGS: Mapping[str, Setting] = {
     "PUSH_CHANNELS": Setting([], check.channels),
     "PUSH_DEMO": Setting(False, check.boolean),
     "PUSH_MAX_SUBSCRIPTIONS_PER_USER": Setting(100, check.integer(1)),
+    "PUSH_MESSAGE_RETENTION_DAYS": Setting(30, check.integer(1)),
     "PUSH_METRICS": Setting(False, check.boolean),
     "PUSH_OPENAPI_URL_PREFIX": Setting(None, check.url_prefix),
     "PUSH_PREPARE_THRESHOLD": Setting(5, check.prepare_threshold),

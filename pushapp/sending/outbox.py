@@ -1,63 +1,33 @@
-"""Messages: create one with its jobs, report its delivery status, delete old ones."""
+"""Messages: create one with its jobs, cancel it, delete old ones."""
 
 import hashlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import current_app
-from sqlalchemy import Connection, Row, delete, exists, false, func, select
+from sqlalchemy import Connection, delete, exists, func, select, true
 
-from ..database import autocommit, engine, require_same_database, transaction
+from ..database import engine, require_same_database, transaction
 from ..extensions import INSERTS
 from ..models import MAX_ID, PushBatch, PushMessage, PushOutcome
 from ..webpush.message import Message, MessageError
 from ..webpush.message_checks import to_json
 from . import batches, failures, loopback, recipients
 from .audience import Audience, To, User
-from .batches import FAN_OUT_PENDING, add_batches, add_pending, priority_of
+from .batches import add_batches, add_pending, priority_of
 from .clock import database_time
 from .queue import DELIVER, FAN_OUT, enqueue
+from .status import Status, status
 from .suppression import capture, is_suppressed
 
 MAX_DELAY = timedelta(days=365)  # of a scheduled message
-MESSAGE_RETENTION = timedelta(days=30)  # of finished messages
+MAX_RETENTION_DAYS = 100 * 365  # more would be before the year 1
 PRUNE_BATCH_SIZE = 1_000  # messages a transaction
 
 _message = PushMessage.__table__.c
 _batch = PushBatch.__table__.c
 _outcome = PushOutcome.__table__.c
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """Delivery status of a message."""
-
-    id: int
-    state: str  # scheduled, queued, sending, done, cancelled
-    created_at: datetime
-    send_at: datetime | None  # None: when it was created
-    recipients: int
-    sent: int
-    gone: int
-    failed: int
-    expired: int
-    replaced: int
-    cancelled: int
-    shown: int = 0
-    clicked: int = 0
-    fan_out_complete: bool  # `recipients` is final
-
-    @property
-    def pending(self) -> int:
-        """Recipients without a recorded outcome."""
-        recorded = self.sent + self.gone + self.failed + self.expired + self.replaced + self.cancelled
-        return self.recipients - recorded
-
-
-class MessageNotFoundError(LookupError):
-    """No message has this id."""
 
 
 def _ignore_progress(done: int, total: int) -> None:
@@ -182,60 +152,19 @@ def cancel(message_id: int) -> Status:
     return status(message_id)
 
 
-def status(message_id: int) -> Status:
-    """Return the delivery status of a message.
-
-    Raises MessageNotFoundError.
-    """
-    with autocommit() as connection:
-        unsent = exists().where(_batch.message_id == message_id)
-        pending = exists().where(_batch.message_id == message_id, _batch.size == FAN_OUT_PENDING)
-        row = connection.execute(
-            select(
-                _message.recipients,
-                _message.created_at,
-                _message.send_at,
-                _message.cancelled_at,
-                func.coalesce(_message.send_at > database_time(connection), false()).label("is_scheduled"),
-                unsent.label("is_unsent"),
-                pending.label("is_pending"),
-            ).where(_message.id == message_id)
-        ).one_or_none()
-        if row is None:
-            raise MessageNotFoundError
-        sums = select(_outcome.outcome, func.sum(_outcome.count)).where(_outcome.message_id == message_id)
-        counts = {name: int(number) for name, number in connection.execute(sums.group_by(_outcome.outcome))}
-    outcomes = ("sent", "gone", "failed", "expired", "replaced", "cancelled")
-    return Status(
-        id=message_id,
-        state=_state(row, is_recorded=bool(counts)),
-        created_at=row.created_at,
-        send_at=row.send_at,
-        recipients=row.recipients,
-        **{name: counts.get(name, 0) for name in outcomes},
-        fan_out_complete=not row.is_pending,
-    )
-
-
-def _state(row: Row[Any], *, is_recorded: bool) -> str:
-    if row.cancelled_at:
-        return "cancelled"
-    if not row.is_unsent:
-        return "done"
-    if row.is_scheduled and not is_recorded:
-        return "scheduled"
-    return "sending" if is_recorded else "queued"
-
-
 def prune() -> int:
-    """Delete messages that finished long ago, and return how many."""
+    """Delete messages that are older than PUSH_MESSAGE_RETENTION_DAYS and done, and return how many."""
+    retention = timedelta(days=min(current_app.config["PUSH_MESSAGE_RETENTION_DAYS"], MAX_RETENTION_DAYS))
     pruned, deleted = 0, PRUNE_BATCH_SIZE
     while deleted == PRUNE_BATCH_SIZE:
         with transaction() as connection:
+            oldest = datetime.now(UTC) - retention
             unsent = exists().where(_batch.message_id == _message.id)
             old = (
                 select(_message.id)
-                .where(_message.created_at < datetime.now(UTC) - MESSAGE_RETENTION, ~unsent)
+                .where(
+                    _message.created_at < oldest, func.coalesce(_message.send_at < oldest, true()), ~unsent
+                )
                 .order_by(_message.created_at)
                 .limit(PRUNE_BATCH_SIZE)
             )
