@@ -1,14 +1,18 @@
 """`pushapp.erase`, `flask push erase` and `export`."""
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from click.testing import Result
 from flask import Flask
+from sqlalchemy import select
 
 import pushapp
-from pushapp import EVERYONE, Message
+from pushapp import EVERYONE, Channel, Device, Message, channels_of, join
+from pushapp.database import engine
+from pushapp.models import PushMessage
 from tests.conftest import signed_in
 from tests.support.http import post
 from tests.support.push_server import PushServer
@@ -76,7 +80,7 @@ def test_export_prints_what_is_stored_without_keys_and_other_users(site: Flask) 
     post(signed_in(site, "alice"), body)
     done = push(site, "export", "alice")
     data = json.loads(done.stdout)
-    assert list(data) == ["user_id", "subscriptions", "messages"]
+    assert list(data) == ["user_id", "channels", "subscriptions", "messages", "excluded_from_messages"]
     assert data["user_id"] == "alice"
     first, _, last = data["subscriptions"]
     assert list(first) == [
@@ -92,9 +96,65 @@ def test_export_prints_what_is_stored_without_keys_and_other_users(site: Flask) 
 
 def test_a_user_without_data_is_no_error(app: Flask) -> None:
     assert json.loads(push(app, "export", "carol").stdout) == {
-        "user_id": "carol", "subscriptions": [], "messages": [],
+        "user_id": "carol", "channels": [], "subscriptions": [], "messages": [], "excluded_from_messages": [],
     }  # fmt: skip
     assert push(app, "erase", "carol").stdout == "Deleted 0 subscriptions and 0 messages of carol.\n"
+
+
+def lists(app: Flask) -> list[Any]:
+    with app.app_context(), engine().connect() as connection:
+        table = PushMessage.__table__
+        query = select(table.c.user_id, table.c.audience).order_by(table.c.id)
+        return [row.user_id or row.audience for row in connection.execute(query)]
+
+
+LATER = datetime.now(UTC) + timedelta(days=1)
+
+
+def test_lists_go_on_without_the_user(app: Flask) -> None:
+    enqueue(app, ["ann", "zoë", "Ann"], at=LATER)
+    enqueue(app, EVERYONE, exclude=["zoë"], at=LATER)
+    enqueue(app, Channel("zoe-2"), exclude=["zoë", "bob"], at=LATER)
+    enqueue(app, "bob", exclude=["zoë"], at=LATER)
+    enqueue(app, ["bob", 'zoë"'], exclude=["%zo_%"], at=LATER)
+    before = lists(app)
+    push(app, "erase", "Zoë")
+    assert lists(app) == before
+    push(app, "erase", "zoë")
+    assert lists(app) == [
+        {"user_ids": ["ann", "Ann"]}, None, {"channel": "zoe-2", "exclude": ["bob"]}, "bob", before[-1],
+    ]  # fmt: skip
+
+
+def test_a_message_to_one_user_and_to_a_device_are_deleted(app: Flask) -> None:
+    alice = signed_in(app, "alice")
+    post(alice, subscription())
+    (stored,) = alice.get("/push/subscriptions").json["subscriptions"]
+    for to in (["alice"], Device(stored["id"])):
+        enqueue(app, to, at=LATER)
+    assert push(app, "erase", "alice").stdout == "Deleted 1 subscriptions and 2 messages of alice.\n"
+    assert [count(app, table) for table in TABLES_OF_USERS] == [0] * len(TABLES_OF_USERS)
+
+
+def test_channels_are_left_and_exported(app: Flask) -> None:
+    with app.app_context():
+        for user, channel in (("alice", "news"), ("alice", "deals"), ("bob", "news")):
+            join(user, channel)
+        assert json.loads(push(app, "export", "alice").stdout)["channels"] == ["deals", "news"]
+        pushapp.erase("alice")
+        assert channels_of("alice") == []
+        assert channels_of("bob") == ["news"]
+
+
+def test_export_says_what_lists_have_the_user_and_names_no_other_user(app: Flask) -> None:
+    first = enqueue(app, ["alice", "bob"], at=LATER)
+    second = enqueue(app, EVERYONE, exclude=["alice", "bob"], at=LATER)
+    enqueue(app, ["bob"], at=LATER)
+    done = push(app, "export", "alice")
+    data = json.loads(done.stdout)
+    assert [message["id"] for message in data["messages"]] == [first]
+    assert data["excluded_from_messages"] == [second]
+    assert "bob" not in done.stdout
 
 
 @pytest.mark.parametrize("command", ["erase", "export"])
