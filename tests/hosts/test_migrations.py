@@ -53,6 +53,7 @@ OURS = {
     "push_messages",
     "push_batches",
     "push_outcomes",
+    "push_channel_members",
     "push_daily_counts",
     "push_receipts",
     "push_receipt_counts",
