@@ -11,9 +11,11 @@ from typing import BinaryIO
 
 import click
 from flask.cli import with_appcontext
+from marshmallow import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from . import imports, keys, userdata
+from .web.fields import P256DH
 
 
 @click.command()
@@ -42,9 +44,7 @@ def export(user: str) -> None:
 
 @click.command("import")
 @click.argument("file", type=click.File("rb"))
-@click.option(
-    "--vapid-key", metavar="PUBLIC-KEY", help="The key they were made with; by default the current one."
-)
+@click.option("--vapid-key", metavar="PUBLIC-KEY", help="The key they were made with; else the current one.")
 @with_appcontext
 def import_command(file: BinaryIO, vapid_key: str | None) -> None:
     """Store the subscriptions in FILE, of another system; `-` is the standard input.
@@ -52,11 +52,8 @@ def import_command(file: BinaryIO, vapid_key: str | None) -> None:
     One JSON object a line: {"user_id", "endpoint", "keys": {"p256dh", "auth"}, "expirationTime"?}. Wrong
     lines are reported, and the others stored; then the exit status is 1. It can be run again.
     """
-    if vapid_key is not None and vapid_key not in keys.signers().public_keys:
-        raise click.UsageError(
-            "--vapid-key is none of the application's keys: add its private key to "
-            "PUSH_VAPID_PRIVATE_KEY_FALLBACKS first"
-        )
+    if vapid_key is not None:
+        vapid_key = _check_vapid_key(vapid_key)
     done = imports.Report()
     with _progress_bar(file) as (advance, before_line):
 
@@ -74,6 +71,20 @@ def import_command(file: BinaryIO, vapid_key: str | None) -> None:
     click.echo(f"{summary}; {done.left_out} left out, {done.wrong} wrong lines.")
     if done.wrong:
         sys.exit(1)
+
+
+def _check_vapid_key(public_key: str) -> str:
+    try:
+        checked: str = P256DH().deserialize(public_key)
+    except ValidationError as error:
+        raise click.UsageError(f"--vapid-key: {' '.join(map(str, error.messages))}") from None
+    if checked not in keys.signers().public_keys:
+        click.echo(
+            "None of the application's keys: nothing can be sent to these subscriptions until its private "
+            "key is in PUSH_VAPID_PRIVATE_KEY_FALLBACKS.",
+            err=True,
+        )
+    return checked
 
 
 @contextmanager

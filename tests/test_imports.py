@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from pushapp import bulk_storage
 from pushapp.imports import MAX_LINE_LENGTH
+from pushapp.webpush.vapid import generate_key_pair
 from tests.conftest import signed_in
 from tests.support.http import post, rows
 from tests.support.sending import scalar
@@ -53,6 +54,20 @@ def test_lines_become_subscriptions_that_browsers_find(app: Flask) -> None:
     assert stored(app) == as_stored(*lines)
     assert "2030-03-17" in signed_in(app, "bob").get("/push/subscriptions").text
     assert post(signed_in(app, "7"), without(lines[2], "user_id")).json["count"] == 1
+
+
+def test_the_vapid_key_is_stored_and_checked(make_app: Callable[..., Flask], tmp_path: Path) -> None:
+    old = generate_key_pair()
+    app = make_app(PUSH_VAPID_PRIVATE_KEY_FALLBACKS=[old.private])
+    file = tmp_path / "old.jsonl"
+    file.write_bytes(encode(line()))
+    for key, warnings in ((old.public, 0), (generate_key_pair().public, 1)):
+        done = app.test_cli_runner().invoke(args=["push", "import", str(file), "--vapid-key", key])
+        assert (done.exit_code, done.stderr.count("None of the application's keys")) == (0, warnings)
+        assert [row.vapid_key for row in rows(app)] == [key]
+    done = app.test_cli_runner().invoke(args=["push", "import", str(file), "--vapid-key", "x"])
+    assert done.exit_code == 2
+    assert "--vapid-key: " in done.stderr
 
 
 def test_a_file_is_read_and_a_repeat_writes_nothing(app: Flask, tmp_path: Path) -> None:
