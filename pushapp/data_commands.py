@@ -11,9 +11,11 @@ from typing import BinaryIO
 
 import click
 from flask.cli import with_appcontext
+from marshmallow import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from . import imports, userdata
+from .web.fields import P256DH
 
 
 @click.command()
@@ -40,10 +42,20 @@ def export(user: str) -> None:
     click.echo(json.dumps(data, indent=2, ensure_ascii=False, default=datetime.isoformat))
 
 
+def _check_vapid_key(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    try:
+        return None if value is None else P256DH().deserialize(value)
+    except ValidationError as error:
+        raise click.BadParameter(" ".join(error.messages)) from None
+
+
 @click.command("import")
 @click.argument("file", type=click.File("rb"))
+@click.option(
+    "--vapid-key", metavar="PUBLIC-KEY", callback=_check_vapid_key, help="The key that they were made with."
+)
 @with_appcontext
-def import_command(file: BinaryIO) -> None:
+def import_command(file: BinaryIO, vapid_key: str | None) -> None:
     """Store the subscriptions in FILE, of another system; `-` is the standard input.
 
     One JSON object a line: {"user_id", "endpoint", "keys": {"p256dh", "auth"}, "expirationTime"?}. Wrong
@@ -56,7 +68,7 @@ def import_command(file: BinaryIO) -> None:
             click.echo(f"{before_line}line {number}: {reason}", err=True)
 
         try:
-            imports.import_lines(file, done, print_problem, advance)
+            imports.import_lines(file, done, print_problem, advance, vapid_key)
         except SQLAlchemyError:
             click.echo(
                 f"{before_line}Stopped with {done.stored} subscriptions stored: run it again.", err=True

@@ -69,11 +69,13 @@ def import_lines(
     report: Report,
     on_problem: Callable[[int, str], None],
     on_progress: Callable[[int], None],
+    vapid_key: str | None = None,
 ) -> None:
     """Store the subscriptions of a file, one JSON object a line; blank lines are ignored.
 
-    Calls `on_problem` with the number of a line that is not stored and the reason, and `on_progress` with
-    numbers of bytes. Repeats write nothing. Short outages of the database are waited out.
+    `vapid_key` is the public key that they were made with, by default the current one. Calls `on_problem`
+    with the number of a line that is not stored and the reason, and `on_progress` with numbers of bytes.
+    Repeats write nothing. Short outages of the database are waited out.
 
     Raises SQLAlchemyError; what `report` counts is stored then.
     """
@@ -89,9 +91,9 @@ def import_lines(
             report.wrong += 1
             on_problem(number, str(error))
         if len(chunk) == CHUNK_SIZE:
-            _store(chunk, report, on_problem)
+            _store(chunk, vapid_key, report, on_problem)
             chunk = []
-    _store(chunk, report, on_problem)
+    _store(chunk, vapid_key, report, on_problem)
 
 
 def _read(file: BinaryIO) -> Iterator[bytes]:
@@ -129,11 +131,13 @@ def _sentences(messages: dict[str, Any], path: str = "") -> Iterator[str]:
             yield field + " ".join(content)
 
 
-def _store(chunk: Sequence[Line], report: Report, on_problem: Callable[[int, str], None]) -> None:
+def _store(
+    chunk: Sequence[Line], vapid_key: str | None, report: Report, on_problem: Callable[[int, str], None]
+) -> None:
     pairs = [(line.user_id, line.subscription) for line in chunk]
     for retries_left in reversed(range(RETRIES + 1)):
         try:
-            written, stored = bulk_storage.store(pairs)
+            written, stored = bulk_storage.store(pairs, vapid_key)
             break
         except SQLAlchemyError as error:
             if not (retries_left and is_transient(error)):

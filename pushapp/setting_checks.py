@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
+from .standard_webhooks import check_url, parse_secret
 from .webpush.endpoints import parse_origin
 
 CHANNEL_NAME = re.compile("[a-z0-9._-]{1,64}")
@@ -20,9 +21,9 @@ def boolean(value: object) -> bool:
     return booleans[text_value]
 
 
-def optional_boolean(value: object) -> bool | None:
-    """Accept what `boolean` does, and None."""
-    return None if value is None else boolean(value)
+def optional(check: Callable[[object], object]) -> Callable[[object], object]:
+    """Return a check that accepts null, and what another check accepts."""
+    return lambda value: None if value is None else check(value)
 
 
 def text(value: object) -> str:
@@ -139,6 +140,18 @@ def url_prefix(value: object) -> str | None:
     """Accept a path, or nothing."""
     if value is not None and not (isinstance(value, str) and value.startswith("/")):
         raise ValueError("must be a path that begins with /")
+    return value
+
+
+def webhook_url(value: object) -> object:
+    """Accept an http or https URL, or nothing."""
+    return None if value is None else check_url(value)
+
+
+def webhook_secret(value: object) -> object:
+    """Accept a secret as Standard Webhooks writes it, or nothing."""
+    if value is not None:
+        parse_secret(value)
     return value
 
 

@@ -1,7 +1,7 @@
 """`flask push import`: the lines of another system's file."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from pushapp import bulk_storage
 from pushapp.imports import MAX_LINE_LENGTH
+from pushapp.webpush.vapid import generate_key_pair
 from tests.conftest import signed_in
 from tests.support.http import post, rows
 from tests.support.sending import scalar
@@ -32,9 +33,9 @@ def encode(*lines: Any) -> bytes:
     )
 
 
-def import_(app: Flask, *lines: Any) -> Result:
+def import_(app: Flask, *lines: Any, options: Sequence[str] = ()) -> Result:
     """Run the command with lines on the standard input: values, or raw bytes."""
-    return app.test_cli_runner().invoke(args=["push", "import", "-"], input=encode(*lines))
+    return app.test_cli_runner().invoke(args=["push", "import", "-", *options], input=encode(*lines))
 
 
 def stored(app: Flask) -> list[tuple[str, str, str]]:
@@ -170,6 +171,29 @@ def test_a_label_that_the_user_has_given_stays(app: Flask) -> None:
     post(signed_in(app, "alice"), body | {"label": "My phone"})
     import_(app, {"user_id": "alice", **body, "keys": subscription()["keys"]})
     assert [row.label for row in rows(app)] == ["My phone"]
+
+
+def test_new_rows_have_the_given_vapid_key_or_the_current_one(app: Flask) -> None:
+    first, second = line(), line()
+    current = app.test_client().get("/push/vapid-public-key").json["publicKey"]
+    other = generate_key_pair().public
+    import_(app, first)
+    for _ in range(2):
+        import_(app, second, options=["--vapid-key", other])
+        assert [row.vapid_key for row in rows(app)] == [current, other]
+    import_(app, first, second)
+    assert [row.vapid_key for row in rows(app)] == [current, other]
+    assert (
+        "1 of them new or changed"
+        in import_(app, first, second, options=["--vapid-key", current + "="]).stdout
+    )
+    assert [row.vapid_key for row in rows(app)] == [current, current]
+
+
+def test_a_malformed_vapid_key_is_a_usage_error(app: Flask) -> None:
+    done = import_(app, line(), options=["--vapid-key", "AAAA"])
+    assert (done.exit_code, "Must be 65 bytes long." in done.stderr) == (2, True)
+    assert stored(app) == []
 
 
 def test_chunks_together_store_what_one_would(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:

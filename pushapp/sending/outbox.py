@@ -8,12 +8,12 @@ from typing import Any
 from flask import current_app
 from sqlalchemy import Connection, delete, exists, func, select, true
 
-from ..database import engine, require_same_database, transaction
+from ..database import autocommit, engine, require_same_database, transaction
 from ..extensions import INSERTS
 from ..models import MAX_ID, PushBatch, PushMessage, PushOutcome
 from ..webpush.message import Message, MessageError
 from ..webpush.message_checks import to_json
-from . import batches, failures, loopback, recipients
+from . import batches, events, failures, loopback, receipts, recipients
 from .audience import Audience, To, User
 from .batches import add_batches, add_pending, priority_of
 from .clock import database_time
@@ -64,10 +64,12 @@ def send(
     key = {"idempotency_key": idempotency_key, "content_hash": content_hash}
     if connection is not None:
         require_same_database(connection)
-        message_id, is_new = _create(connection, message, audience, at, key)
+        message_id, happened, is_new = _create(connection, message, audience, at, key)
+        events.store(connection, happened)  # the signal cannot be sent: the commit is the caller's
     else:
-        with transaction() as own_connection:
-            message_id, is_new = _create(own_connection, message, audience, at, key)
+        with events.recorded() as (own_connection, own_happened):
+            message_id, happened, is_new = _create(own_connection, message, audience, at, key)
+            own_happened.extend(happened)
     if is_new:
         capture(given, to)
     if connection is not None:
@@ -92,7 +94,7 @@ def _deliver_now(message_id: int, on_progress: Callable[[int, int], None]) -> No
 
 def _create(
     connection: Connection, message: Message, audience: Audience, at: datetime | None, key: dict[str, Any]
-) -> tuple[int, bool]:
+) -> tuple[int, list[events.Event], bool]:
     now = database_time(connection)
     send_at = _send_at(at, now)
     first = recipients.Part([], None) if send_at else recipients.next_part(connection, audience)
@@ -110,15 +112,15 @@ def _create(
     insert = insert.on_conflict_do_nothing(index_elements=["idempotency_key"]).returning(_message.id)
     message_id: int | None = connection.execute(insert).scalar()
     if message_id is None:
-        return _first_message(connection, key), False
+        return _first_message(connection, key), [], False
     if send_at is None and not audience.is_broadcast:
         scheduled = add_batches(connection, message_id, now, first.batches)
         enqueue(connection, DELIVER, scheduled, priority_of(audience))
-        return message_id, True
+        return message_id, [] if scheduled else events.done(connection, message_id), True
     last_id = MAX_ID if send_at else recipients.newest_id(connection)
     pending = add_pending(connection, message_id, send_at or now, last_id)
     enqueue(connection, FAN_OUT, [pending])
-    return message_id, True
+    return message_id, [], True
 
 
 def _send_at(at: datetime | None, now: datetime) -> datetime | None:
@@ -146,9 +148,11 @@ def cancel(message_id: int) -> Status:
     Raises MessageNotFoundError.
     """
     unsent = exists().where(_batch.message_id == message_id)
-    with transaction() as connection:
+    with events.recorded() as (connection, happened):
+        events.lock(connection, message_id)
         if connection.execute(select(unsent)).scalar():
             batches.cancel(connection, message_id)
+            happened.extend(events.done(connection, message_id))
     return status(message_id)
 
 
@@ -157,18 +161,18 @@ def prune() -> int:
     retention = timedelta(days=min(current_app.config["PUSH_MESSAGE_RETENTION_DAYS"], MAX_RETENTION_DAYS))
     pruned, deleted = 0, PRUNE_BATCH_SIZE
     while deleted == PRUNE_BATCH_SIZE:
-        with transaction() as connection:
-            oldest = datetime.now(UTC) - retention
-            unsent = exists().where(_batch.message_id == _message.id)
-            old = (
-                select(_message.id)
-                .where(
-                    _message.created_at < oldest, func.coalesce(_message.send_at < oldest, true()), ~unsent
-                )
-                .order_by(_message.created_at)
-                .limit(PRUNE_BATCH_SIZE)
-            )
+        oldest = datetime.now(UTC) - retention
+        unsent = exists().where(_batch.message_id == _message.id)
+        old = (
+            select(_message.id)
+            .where(_message.created_at < oldest, func.coalesce(_message.send_at < oldest, true()), ~unsent)
+            .order_by(_message.created_at)
+            .limit(PRUNE_BATCH_SIZE)
+        )
+        with autocommit() as connection:
             ids = connection.execute(old).scalars().all()
+        receipts.delete_of(ids)
+        with transaction() as connection:
             connection.execute(delete(PushOutcome.__table__).where(_outcome.message_id.in_(ids)))
             connection.execute(delete(PushMessage.__table__).where(_message.id.in_(ids)))
             deleted = len(ids)

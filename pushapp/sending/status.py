@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, Select, case, exists, false, func, selec
 
 from ..database import autocommit
 from ..models import PushBatch, PushMessage, PushOutcome
+from . import receipts
 from .batches import FAN_OUT_PENDING
 from .clock import database_time
 
@@ -35,8 +36,8 @@ class Status:
     expired: int
     replaced: int
     cancelled: int
-    shown: int = 0
-    clicked: int = 0
+    shown: int
+    clicked: int
     fan_out_complete: bool  # `recipients` is final
 
     @property
@@ -99,7 +100,8 @@ def _load(connection: Connection, ids: Select[int]) -> list[Status]:
         .where(_message.id.in_(ids))
         .order_by(_message.id.desc())
     ).all()
-    counts = _count_outcomes(connection, [row.id for row in rows])
+    found = [row.id for row in rows]
+    counts, reported = _count_outcomes(connection, found), receipts.counts(connection, found)
     return [
         Status(
             id=row.id,
@@ -108,6 +110,8 @@ def _load(connection: Connection, ids: Select[int]) -> list[Status]:
             send_at=row.send_at,
             recipients=row.recipients,
             **{name: counts[row.id].get(name, 0) for name in OUTCOMES},
+            shown=reported[row.id]["shown"],
+            clicked=reported[row.id]["clicked"],
             fan_out_complete=not row.is_pending,
         )
         for row in rows
