@@ -19,26 +19,30 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from . import keys
 from .database import deadline_after, transaction
 from .extensions import INSERTS
 from .models import PushSubscription
-from .subscriptions import Subscription, lock, row_of
+from .subscriptions import Subscription, given_or_stored, lock, row_of
 
 STORE_TIMEOUT = 30  # seconds, for all statements of a call
 
 _table = PushSubscription.__table__
 _column = _table.c
-_GIVEN = ("user_id", "endpoint", "endpoint_hash", "keys_p256dh", "keys_auth", "vapid_key", "expires_at")
+_GIVEN = ("user_id", "endpoint", "endpoint_hash", "keys_p256dh", "keys_auth", "expires_at")
 _TYPES = {name: _column[name].type for name in _GIVEN} | {"possession": _column.renewed_from.type}
-_CHANGING = ("keys_p256dh", "keys_auth", "vapid_key", "expires_at")
+_CHANGING = ("keys_p256dh", "keys_auth", "expires_at")
 
 
-def store(subscriptions: Sequence[tuple[str, Subscription]]) -> tuple[int, set[tuple[str, str]]]:
+def store(
+    subscriptions: Sequence[tuple[str, Subscription]], vapid_key: str | None = None
+) -> tuple[int, set[tuple[str, str]]]:
     """Store subscriptions of users, in one transaction; the result is the same as of one after the other.
 
     A subscription is left out if another user has its browser, if its browser has replaced it, and if its
-    user has PUSH_MAX_SUBSCRIPTIONS_PER_USER others. A repeat writes nothing. Returns how many rows were
-    written, and those that are stored now, as user ids and endpoints.
+    user has PUSH_MAX_SUBSCRIPTIONS_PER_USER others. A repeat writes nothing. `vapid_key` is the public key
+    that they were made with; without it new rows have the current one. Sends no signals. Returns how many
+    rows were written, and those that are stored now, as user ids and endpoints.
     """
     if not subscriptions:
         return 0, set()
@@ -47,6 +51,8 @@ def store(subscriptions: Sequence[tuple[str, Subscription]]) -> tuple[int, set[t
         "limit": current_app.config["PUSH_MAX_SUBSCRIPTIONS_PER_USER"],
         "one_user": current_app.config["PUSH_BROWSER_HAS_ONE_USER"],
         "now": datetime.now(UTC),
+        "given_key": vapid_key,
+        "vapid_key": vapid_key or keys.signers().public_key,
     }
     with transaction(deadline_after(STORE_TIMEOUT)) as connection:
         lock(connection)
@@ -92,14 +98,17 @@ def _statement(dialect: str, source: FromClause) -> Any:
     replacements = _count(_column.renewed_from == given.possession)
     others = _count(is_own, ~same_endpoint)
     now = bindparam("now", type_=_column.created_at.type)
-    allowed = select(*(given[name] for name in _GIVEN), now, now).where(
+    key = bindparam("vapid_key", type_=_column.vapid_key.type)
+    allowed = select(*(given[name] for name in _GIVEN), now, now, key).where(
         or_(~bindparam("one_user"), of_others == 0), replacements == 0, others < bindparam("limit")
     )
-    insert = INSERTS[dialect](_table).from_select([*_GIVEN, "created_at", "updated_at"], allowed)
-    is_changed = or_(*(_column[name].is_distinct_from(insert.excluded[name]) for name in _CHANGING))
+    insert = INSERTS[dialect](_table).from_select([*_GIVEN, "created_at", "updated_at", "vapid_key"], allowed)
+    changing = {name: insert.excluded[name] for name in _CHANGING}
+    changing["vapid_key"] = given_or_stored("given_key", _column.vapid_key)
+    is_changed = or_(*(_column[name].is_distinct_from(value) for name, value in changing.items()))
     return insert.on_conflict_do_update(
         index_elements=["user_id", "endpoint_hash"],
-        set_={name: insert.excluded[name] for name in (*_CHANGING, "updated_at")},
+        set_=changing | {"updated_at": insert.excluded.updated_at},
         where=is_changed,
     ).execution_options(preserve_rowcount=True)
 

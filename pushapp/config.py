@@ -48,7 +48,7 @@ SETTINGS: Mapping[str, Setting] = {
     "PUSH_RECEIPTS": Setting(False, check.boolean),
     "PUSH_SESSION_USER_KEY": Setting("user_id", check.text),
     "PUSH_SITE_URL": Setting(None, check.site_url),
-    "PUSH_SUPPRESS_SEND": Setting(None, check.optional_boolean),  # None: the application's TESTING
+    "PUSH_SUPPRESS_SEND": Setting(None, check.optional(check.boolean)),  # None: the application's TESTING
     "PUSH_TRUSTED_PUSH_SERVICES": Setting([], check.origins),
     "PUSH_VAPID_PRIVATE_KEY": Setting(None, check.unchecked),  # `keys` checks these three
     "PUSH_VAPID_PRIVATE_KEY_FALLBACKS": Setting([], check.unchecked),

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 from marshmallow import ValidationError, fields, post_load
@@ -36,19 +36,14 @@ class UserID(fields.Field[str]):
 
 
 class LineSchema(PushSubscriptionSchema):
-    """A subscription as browsers post it, and its user; `vapid_key` is the key that all were made with."""
-
-    def __init__(self, vapid_key: str | None):
-        super().__init__()
-        self._vapid_key = vapid_key
+    """A subscription as browsers post it, and its user."""
 
     user_id = UserID(required=True)
 
     @post_load
     def make_subscription(self, data: dict[str, Any], **options: Any) -> tuple[str, Subscription]:
         """Return the user's id and the Subscription."""
-        subscription = super().make_subscription(data, **options)
-        return data["user_id"], replace(subscription, vapid_key=self._vapid_key or subscription.vapid_key)
+        return data["user_id"], super().make_subscription(data, **options)
 
 
 class Line(NamedTuple):
@@ -78,14 +73,14 @@ def import_lines(
 ) -> None:
     """Store the subscriptions of a file, one JSON object a line; blank lines are ignored.
 
-    Calls `on_problem` with the number of a line that is not stored and the reason, and `on_progress` with
-    numbers of bytes. `vapid_key` is the public key that the subscriptions were made with, base64url; by
-    default the current one. Repeats write nothing. Short outages of the database are waited out.
+    `vapid_key` is the public key that they were made with, by default the current one. Calls `on_problem`
+    with the number of a line that is not stored and the reason, and `on_progress` with numbers of bytes.
+    Repeats write nothing. Short outages of the database are waited out.
 
     Raises SQLAlchemyError; what `report` counts is stored then.
     """
     chunk: list[Line] = []
-    schema = LineSchema(vapid_key)
+    schema = LineSchema()
     for number, content in enumerate(_read(file), 1):
         on_progress(len(content))
         if content.isspace():
@@ -96,9 +91,9 @@ def import_lines(
             report.wrong += 1
             on_problem(number, str(error))
         if len(chunk) == CHUNK_SIZE:
-            _store(chunk, report, on_problem)
+            _store(chunk, vapid_key, report, on_problem)
             chunk = []
-    _store(chunk, report, on_problem)
+    _store(chunk, vapid_key, report, on_problem)
 
 
 def _read(file: BinaryIO) -> Iterator[bytes]:
@@ -136,11 +131,13 @@ def _sentences(messages: dict[str, Any], path: str = "") -> Iterator[str]:
             yield field + " ".join(content)
 
 
-def _store(chunk: Sequence[Line], report: Report, on_problem: Callable[[int, str], None]) -> None:
+def _store(
+    chunk: Sequence[Line], vapid_key: str | None, report: Report, on_problem: Callable[[int, str], None]
+) -> None:
     pairs = [(line.user_id, line.subscription) for line in chunk]
     for retries_left in reversed(range(RETRIES + 1)):
         try:
-            written, stored = bulk_storage.store(pairs)
+            written, stored = bulk_storage.store(pairs, vapid_key)
             break
         except SQLAlchemyError as error:
             if not (retries_left and is_transient(error)):

@@ -26,11 +26,6 @@ def optional(check: Callable[[object], object]) -> Callable[[object], object]:
     return lambda value: None if value is None else check(value)
 
 
-def optional_boolean(value: object) -> bool | None:
-    """Accept what `boolean` does, and None."""
-    return None if value is None else boolean(value)
-
-
 def text(value: object) -> str:
     """Accept a text that is not empty."""
     if not isinstance(value, str) or not value:

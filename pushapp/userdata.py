@@ -27,6 +27,7 @@ LISTS = ("user_ids", "exclude")  # of an audience
 _subscription = PushSubscription.__table__.c
 _failure = PushFailure.__table__.c
 _message = PushMessage.__table__.c
+_receipt = PushReceipt.__table__.c
 _own = _subscription.user_id == bindparam("user_id")
 _in_window = _message.id.between(bindparam("first_id"), bindparam("last_id"))
 _own_message = _message.user_id == bindparam("user_id")
@@ -34,6 +35,7 @@ _own_messages = select(_message.id).where(_in_window, _own_message)
 
 # In this order: the last statement of each deletes the rows that the others find theirs by.
 _DELETE_SUBSCRIPTIONS = (
+    delete(PushReceipt.__table__).where(_receipt.subscription_id.in_(select(_subscription.id).where(_own))),
     delete(PushChannelMember.__table__).where(PushChannelMember.__table__.c.user_id == bindparam("user_id")),
     delete(PushFailure.__table__).where(_failure.subscription_id.in_(select(_subscription.id).where(_own))),
     delete(PushReceipt.__table__).where(
@@ -47,6 +49,8 @@ _DELETE_MESSAGES = (
     delete(PushReceipt.__table__).where(PushReceipt.__table__.c.message_id.in_(_own_messages)),
     delete(PushReceiptCount.__table__).where(PushReceiptCount.__table__.c.message_id.in_(_own_messages)),
     delete(PushOutcome.__table__).where(PushOutcome.__table__.c.message_id.in_(_own_messages)),
+    delete(PushReceipt.__table__).where(_receipt.message_id.in_(_own_messages)),
+    delete(PushReceiptCount.__table__).where(PushReceiptCount.__table__.c.message_id.in_(_own_messages)),
     delete(PushMessage.__table__).where(_message.id.in_(_own_messages)),
 )
 
@@ -60,12 +64,19 @@ _SELECT_SUBSCRIPTIONS = (
         _subscription.updated_at,
         _subscription.expires_at,
         _subscription.last_sent_at,
+        _subscription.vapid_key,
         _failure.failures,
         _failure.since.label("failing_since"),
     )
     .outerjoin(PushFailure.__table__, _failure.subscription_id == _subscription.id)
     .where(_own)
     .order_by(_subscription.id)
+)
+_SELECT_RECEIPTS = (
+    select(_receipt.message_id, _receipt.subscription_id, _receipt.event)
+    .join(PushSubscription.__table__, _subscription.id == _receipt.subscription_id)
+    .where(_own)
+    .order_by(_receipt.message_id, _receipt.subscription_id)
 )
 # Those to the user alone, and those whose lists may have the user: the JSON text has the id in quotes.
 _SELECT_MESSAGES = (
@@ -124,6 +135,7 @@ def export(user: str | int) -> dict[str, Any]:
     user_id = _user_id(user)
     with autocommit() as connection:
         subscriptions = connection.execute(_SELECT_SUBSCRIPTIONS, {"user_id": user_id}).mappings().all()
+        receipts = connection.execute(_SELECT_RECEIPTS, {"user_id": user_id}).mappings().all()
     messages: list[dict[str, Any]] = []
     excluded_from: list[int] = []
     for window in _windows(user_id):
@@ -141,6 +153,7 @@ def export(user: str | int) -> dict[str, Any]:
         "subscriptions": [dict(row) for row in subscriptions],
         "messages": messages,
         "excluded_from_messages": excluded_from,
+        "receipts": [dict(row) for row in receipts],
     }
 
 

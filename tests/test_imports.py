@@ -1,7 +1,7 @@
 """`flask push import`: the lines of another system's file."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,9 @@ def encode(*lines: Any) -> bytes:
     )
 
 
-def import_(app: Flask, *lines: Any) -> Result:
+def import_(app: Flask, *lines: Any, options: Sequence[str] = ()) -> Result:
     """Run the command with lines on the standard input: values, or raw bytes."""
-    return app.test_cli_runner().invoke(args=["push", "import", "-"], input=encode(*lines))
+    return app.test_cli_runner().invoke(args=["push", "import", "-", *options], input=encode(*lines))
 
 
 def stored(app: Flask) -> list[tuple[str, str, str]]:
@@ -54,20 +54,6 @@ def test_lines_become_subscriptions_that_browsers_find(app: Flask) -> None:
     assert stored(app) == as_stored(*lines)
     assert "2030-03-17" in signed_in(app, "bob").get("/push/subscriptions").text
     assert post(signed_in(app, "7"), without(lines[2], "user_id")).json["count"] == 1
-
-
-def test_the_vapid_key_is_stored_and_checked(make_app: Callable[..., Flask], tmp_path: Path) -> None:
-    old = generate_key_pair()
-    app = make_app(PUSH_VAPID_PRIVATE_KEY_FALLBACKS=[old.private])
-    file = tmp_path / "old.jsonl"
-    file.write_bytes(encode(line()))
-    for key, warnings in ((old.public, 0), (generate_key_pair().public, 1)):
-        done = app.test_cli_runner().invoke(args=["push", "import", str(file), "--vapid-key", key])
-        assert (done.exit_code, done.stderr.count("None of the application's keys")) == (0, warnings)
-        assert [row.vapid_key for row in rows(app)] == [key]
-    done = app.test_cli_runner().invoke(args=["push", "import", str(file), "--vapid-key", "x"])
-    assert done.exit_code == 2
-    assert "--vapid-key: " in done.stderr
 
 
 def test_a_file_is_read_and_a_repeat_writes_nothing(app: Flask, tmp_path: Path) -> None:
@@ -185,6 +171,29 @@ def test_a_label_that_the_user_has_given_stays(app: Flask) -> None:
     post(signed_in(app, "alice"), body | {"label": "My phone"})
     import_(app, {"user_id": "alice", **body, "keys": subscription()["keys"]})
     assert [row.label for row in rows(app)] == ["My phone"]
+
+
+def test_new_rows_have_the_given_vapid_key_or_the_current_one(app: Flask) -> None:
+    first, second = line(), line()
+    current = app.test_client().get("/push/vapid-public-key").json["publicKey"]
+    other = generate_key_pair().public
+    import_(app, first)
+    for _ in range(2):
+        import_(app, second, options=["--vapid-key", other])
+        assert [row.vapid_key for row in rows(app)] == [current, other]
+    import_(app, first, second)
+    assert [row.vapid_key for row in rows(app)] == [current, other]
+    assert (
+        "1 of them new or changed"
+        in import_(app, first, second, options=["--vapid-key", current + "="]).stdout
+    )
+    assert [row.vapid_key for row in rows(app)] == [current, current]
+
+
+def test_a_malformed_vapid_key_is_a_usage_error(app: Flask) -> None:
+    done = import_(app, line(), options=["--vapid-key", "AAAA"])
+    assert (done.exit_code, "Must be 65 bytes long." in done.stderr) == (2, True)
+    assert stored(app) == []
 
 
 def test_chunks_together_store_what_one_would(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ PARTS = [
     ["schema"],
     ["extensions"],
     ["config"],
+    ["changes"],
     ["signals"],
     ["statements"],
     ["database", "instance", "setting_checks"],

@@ -13,12 +13,14 @@ import pushapp
 from pushapp import EVERYONE, Channel, Device, Message, channels_of, join
 from pushapp.database import engine
 from pushapp.models import PushMessage
+from pushapp.sending import receipts
 from tests.conftest import signed_in
 from tests.support.http import post
 from tests.support.push_server import PushServer
 from tests.support.sending import drain, enqueue, execute, queued_only, scalar, send
 from tests.support.subscriptions import subscription
 
+RECEIPTS = ("push_receipts", "push_receipt_counts")
 TABLES_OF_USERS = ("push_subscriptions", "push_failures", "push_messages", "push_batches", "push_outcomes")
 
 
@@ -80,11 +82,18 @@ def test_export_prints_what_is_stored_without_keys_and_other_users(site: Flask) 
     post(signed_in(site, "alice"), body)
     done = push(site, "export", "alice")
     data = json.loads(done.stdout)
-    assert list(data) == ["user_id", "channels", "subscriptions", "messages", "excluded_from_messages"]
+    assert list(data) == [
+        "user_id",
+        "channels",
+        "subscriptions",
+        "messages",
+        "excluded_from_messages",
+        "receipts",
+    ]
     assert data["user_id"] == "alice"
     first, _, last = data["subscriptions"]
     assert list(first) == [
-        "id", "label", "endpoint", "created_at", "updated_at", "expires_at", "last_sent_at", "failures", "failing_since",
+        "id", "label", "endpoint", "created_at", "updated_at", "expires_at", "last_sent_at", "vapid_key", "failures", "failing_since",
     ]  # fmt: skip
     assert (last["label"], last["endpoint"], last["failures"]) == ("My phone", body["endpoint"], None)
     assert first["failing_since"] == "2026-01-02T03:04:05+00:00"
@@ -96,7 +105,7 @@ def test_export_prints_what_is_stored_without_keys_and_other_users(site: Flask) 
 
 def test_a_user_without_data_is_no_error(app: Flask) -> None:
     assert json.loads(push(app, "export", "carol").stdout) == {
-        "user_id": "carol", "channels": [], "subscriptions": [], "messages": [], "excluded_from_messages": [],
+        "user_id": "carol", "channels": [], "subscriptions": [], "messages": [], "excluded_from_messages": [], "receipts": [],
     }  # fmt: skip
     assert push(app, "erase", "carol").stdout == "Deleted 0 subscriptions and 0 messages of carol.\n"
 
@@ -155,6 +164,23 @@ def test_export_says_what_lists_have_the_user_and_names_no_other_user(app: Flask
     assert [message["id"] for message in data["messages"]] == [first]
     assert data["excluded_from_messages"] == [second]
     assert "bob" not in done.stdout
+
+
+def test_receipts_are_exported_and_deleted(app: Flask) -> None:
+    alice = signed_in(app, "alice")
+    post(alice, subscription())
+    (stored,) = alice.get("/push/subscriptions").json["subscriptions"]
+    to_alice, to_all = enqueue(app, "alice", at=LATER), enqueue(app, EVERYONE, at=LATER)
+    with app.app_context():
+        for message_id in (to_alice, to_all):
+            receipts.record(message_id, stored["id"], "shown")
+    exported = json.loads(push(app, "export", "alice").stdout)["receipts"]
+    assert [(each["message_id"], each["event"]) for each in exported] == [
+        (to_alice, "shown"),
+        (to_all, "shown"),
+    ]
+    push(app, "erase", "alice")
+    assert [count(app, table) for table in RECEIPTS] == [0, 1]  # the count of the broadcast names no user
 
 
 @pytest.mark.parametrize("command", ["erase", "export"])

@@ -5,11 +5,12 @@ import secrets
 from flask import current_app
 from sqlalchemy import select
 
-from ..database import autocommit, transaction
+from ..database import autocommit
 from ..models import MAX_ID, PushBatch
 from ..webpush.encryption import encrypt
+from ..webpush.receipts import add_receipt
 from ..webpush.responses import SENT
-from . import batches, claims, recording
+from . import batches, claims, events, receipts, recording
 from .clock import database_time
 from .suppression import fake_browsers
 
@@ -24,7 +25,7 @@ def deliver(message_id: int) -> None:
             if size == batches.FAN_OUT_PENDING:
                 list(batches.fan_out(batch_id))
             else:
-                _deliver_batch(batch_id, owner)
+                _deliver_batch(message_id, batch_id, owner)
 
 
 def _due_batches(message_id: int) -> list[tuple[int, int]]:
@@ -34,15 +35,20 @@ def _due_batches(message_id: int) -> list[tuple[int, int]]:
         return [(batch_id, size) for batch_id, size in connection.execute(found)]
 
 
-def _deliver_batch(batch_id: int, owner: int) -> None:
+def _deliver_batch(message_id: int, batch_id: int, owner: int) -> None:
     batch = claims.claim(batch_id, owner)
     if batch is None:
         return
     payload, browsers = batch.message.payload(), fake_browsers(current_app)
+    tokens = receipts.tokens() if current_app.config["PUSH_RECEIPTS"] else None
     for recipient in batch.recipients:
         if take := browsers.get(recipient.endpoint):
-            take(encrypt(payload, recipient.keys_p256dh, recipient.keys_auth))
+            token = tokens and tokens.create(message_id, recipient.id)
+            own_payload = add_receipt(payload, token) if token else payload
+            take(encrypt(own_payload, recipient.keys_p256dh, recipient.keys_auth))
     outcomes = [(recipient, SENT) for recipient in batch.recipients]
     report = recording.Report(outcomes=outcomes, missing=batch.size - len(outcomes))
-    with transaction() as connection:
-        recording.record(connection, batch, owner, report)
+    with events.recorded() as (connection, happened):
+        events.lock(connection, message_id)
+        if recording.record(connection, batch, owner, report) is not None:
+            happened.extend(events.done(connection, message_id))
