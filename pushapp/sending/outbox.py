@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import current_app
-from sqlalchemy import Connection, Row, delete, exists, false, func, select
+from sqlalchemy import Connection, delete, exists, false, func, select
 
 from ..database import autocommit, engine, require_same_database, transaction
 from ..extensions import INSERTS
@@ -199,7 +199,12 @@ def status(message_id: int) -> Status:
     outcomes = ("sent", "gone", "failed", "expired", "replaced", "cancelled")
     return Status(
         id=message_id,
-        state=_state(row, is_recorded=bool(counts)),
+        state=state_of(
+            is_cancelled=row.cancelled_at is not None,
+            is_unsent=row.is_unsent,
+            is_scheduled=row.is_scheduled,
+            is_recorded=bool(counts),
+        ),
         created_at=row.created_at,
         send_at=row.send_at,
         recipients=row.recipients,
@@ -208,12 +213,16 @@ def status(message_id: int) -> Status:
     )
 
 
-def _state(row: Row[Any], *, is_recorded: bool) -> str:
-    if row.cancelled_at:
+def state_of(*, is_cancelled: bool, is_unsent: bool, is_scheduled: bool, is_recorded: bool) -> str:
+    """Return a message's state: scheduled, queued, sending, done or cancelled.
+
+    `is_unsent`: it has batches. `is_scheduled`: for later than now. `is_recorded`: it has outcomes.
+    """
+    if is_cancelled:
         return "cancelled"
-    if not row.is_unsent:
+    if not is_unsent:
         return "done"
-    if row.is_scheduled and not is_recorded:
+    if is_scheduled and not is_recorded:
         return "scheduled"
     return "sending" if is_recorded else "queued"
 
