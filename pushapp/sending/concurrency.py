@@ -83,12 +83,12 @@ class Scheduler:
         self._ended: Counter[PushService | None] = Counter()  # by share, in this interval
         self._ended_before: Counter[PushService | None] = Counter()  # in the interval before
         self._tasks: set[asyncio.Task[None]] = set()
-        self._room = asyncio.Event()
-        self._room.set()
+        self._capacity = asyncio.Event()
+        self._capacity.set()
 
-    async def wait_for_room(self) -> None:
+    async def wait_for_capacity(self) -> None:
         """Wait until more messages are to be loaded: few wait, or a slot is free that none may use."""
-        await self._room.wait()
+        await self._capacity.wait()
 
     def add(self, push: Push) -> None:
         """Let a message wait for a slot."""
@@ -119,9 +119,9 @@ class Scheduler:
                 self._begin(push)
         has_free_slot = self._in_flight + self._unrecorded < self._limit
         if self._waiting_total < (self._waiting_limit if has_free_slot else self._limit):
-            self._room.set()
+            self._capacity.set()
         else:
-            self._room.clear()
+            self._capacity.clear()
 
     def recorded(self, number: int) -> None:
         """Free the slots of messages whose outcomes are recorded."""

@@ -96,11 +96,11 @@ class Engine:
         """Whether all batches are recorded."""
         return not self._deliveries
 
-    async def wait_for_room(self, seconds: float) -> bool:
+    async def wait_for_capacity(self, seconds: float) -> bool:
         """Wait until more batches are to be loaded, `seconds` at most; return whether they are."""
         try:
             async with asyncio.timeout(seconds):
-                await self._scheduler.wait_for_room()
+                await self._scheduler.wait_for_capacity()
         except TimeoutError:
             return False
         return not self.is_stopped

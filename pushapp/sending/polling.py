@@ -21,8 +21,8 @@ async def poll(sending: Engine, stop: asyncio.Event, *, drain: bool = False) -> 
 
 
 async def send_due(sending: Engine) -> bool:
-    """Begin to send batches that are due, where there is room; return whether there were any."""
-    if not await sending.wait_for_room(POLL_INTERVAL):
+    """Begin to send batches that are due, where there is capacity; return whether there were any."""
+    if not await sending.wait_for_capacity(POLL_INTERVAL):
         return True
     due = await sending.run(claims.due_batches, LOADED_BATCHES)
     for batch_id, size in due:

@@ -14,7 +14,7 @@ from .clock import database_time
 from .delivery import Engine
 from .queue import DELIVER, DIRECT_PRIORITY, FAN_OUT, QUEUE, ScheduledBatch, enqueue
 
-MAX_WAIT = 0.5  # seconds for room; then messages to users are looked for again
+MAX_WAIT = 0.5  # seconds for capacity; then the job gives way to messages to users
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +41,10 @@ async def fan_out(context: procrastinate.JobContext, *, batch_id: int) -> None:
 
 @procrastinate_app.task(name=DELIVER, queue=QUEUE, pass_context=True)
 async def deliver(context: procrastinate.JobContext, *, batch_id: int) -> None:
-    """Claim a batch and begin to send it. A broadcast's waits for room, a message to one user does not."""
+    """Claim a batch and begin to send it. A broadcast waits for capacity."""
     engine: Engine = context.additional_context["engine"]
     is_direct = context.job.priority >= DIRECT_PRIORITY
-    if not engine.is_stopped and (is_direct or await engine.wait_for_room(MAX_WAIT)):
+    if not engine.is_stopped and (is_direct or await engine.wait_for_capacity(MAX_WAIT)):
         await engine.deliver(batch_id)
     else:
         await engine.run(_enqueue_again, DELIVER, batch_id, context.job.priority)

@@ -258,19 +258,19 @@ def test_more_is_loaded_when_little_waits_or_no_message_may_use_a_free_slot() ->
         scheduler = Scheduler(16)
         await warm_up(scheduler)
 
-        async def has_room() -> bool:
+        async def has_capacity() -> bool:
             try:
                 async with asyncio.timeout(0.01):
-                    await scheduler.wait_for_room()
+                    await scheduler.wait_for_capacity()
             except TimeoutError:
                 return False
             return True
 
-        assert await has_room()
+        assert await has_capacity()
         Batch(SILENT).add(scheduler, *list(SILENT)[:500])
-        assert await has_room()  # half of the slots are free
+        assert await has_capacity()  # half of the slots are free
         Batch({FCM: 5}).add(scheduler, *[FCM] * 8)
-        assert not await has_room()
+        assert not await has_capacity()
 
     run(test)
 
