@@ -49,6 +49,7 @@ def create_app():
 """
 OURS = {
     "push_subscriptions",
+    "push_channel_members",
     "push_failures",
     "push_messages",
     "push_batches",
