@@ -6,7 +6,7 @@ from typing import Any
 import click
 from flask import Flask
 
-from . import cli, config, dashboard, demo, extensions, web  # noqa: F401  # adds its routes to web's
+from . import cli, config, dashboard, demo, extensions, keys, web  # noqa: F401  # adds its routes to web's
 from .channels import Channel, channels_of, join, leave
 from .config import ConfigurationError
 from .database import engine
@@ -65,7 +65,7 @@ def _init_app(
     config.load_push_config(app)
     extensions.init_app(app)
     with app.app_context():
-        config.load_vapid_signer(app, on_sqlite=engine().dialect.name == "sqlite")
+        keys.load(app, on_sqlite=engine().dialect.name == "sqlite")
     web.init_app(app, user_id=user_id, url_prefix=url_prefix, with_health=with_health)
     app.extensions["push_cli_group"] = cli_group
     app.cli.add_command(cli.push, name=cli_group)

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.serving import run_simple
 
 from . import demo as demo_site
+from . import keys as push_keys
 from . import message_commands, subscriptions
 from .database import is_transient, summarize
 from .diagnostics import commands as diagnostics
@@ -117,6 +118,27 @@ def vapid_keys() -> None:
     pair = generate_key_pair()
     click.echo(f"FLASK_PUSH_VAPID_PRIVATE_KEY={pair.private}")
     click.echo(f"# its public key, which browsers get from /push/vapid-public-key: {pair.public}")
+
+
+KEY_STATES = {
+    "current": "new subscriptions are made with it",
+    "fallback": "a browser moves to the current key when it loads a page that calls resume()",
+    "missing": "messages fail: set PUSH_VAPID_PRIVATE_KEY_FALLBACKS to a list with its private key",
+}
+
+
+@push.command()
+def keys() -> None:
+    """List the VAPID keys: public half, subscriptions, state.
+
+    This counts all subscriptions, which takes a second for some millions.
+    """
+    used = push_keys.usage()
+    for key in used:
+        click.echo(f"{key.public_key}\t{key.subscriptions}\t{key.state}: {KEY_STATES[key.state]}")
+    total = sum(key.subscriptions for key in used)
+    left = total - used[0].subscriptions
+    click.echo(f"{left} of {total} subscriptions are left to move to the current key.", err=True)
 
 
 @push.command()

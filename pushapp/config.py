@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from click import ClickException
-from flask import Flask, current_app
+from flask import Flask
 from sqlalchemy import make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
@@ -17,7 +17,6 @@ from sqlalchemy.exc import ArgumentError
 from . import setting_checks as check
 from .database import POOL_TIMEOUT
 from .instance import load_or_create_secret
-from .webpush.vapid import PLACEHOLDER_SUBJECT, Signer, check_subject, generate_key_pair, load_key_pair
 
 DEFAULT_DATABASE_URL = "sqlite:///pushapp.db"
 
@@ -45,11 +44,15 @@ SETTINGS: Mapping[str, Setting] = {
     "PUSH_METRICS": Setting(False, check.boolean),
     "PUSH_OPENAPI_URL_PREFIX": Setting(None, check.url_prefix),
     "PUSH_PREPARE_THRESHOLD": Setting(5, check.prepare_threshold),
+    "PUSH_RECEIPTS": Setting(False, check.boolean),
     "PUSH_SESSION_USER_KEY": Setting("user_id", check.text),
     "PUSH_SITE_URL": Setting(None, check.site_url),
     "PUSH_TRUSTED_PUSH_SERVICES": Setting([], check.origins),
-    "PUSH_VAPID_PRIVATE_KEY": Setting(None, check.unchecked),  # `load_vapid_signer` checks these two
+    "PUSH_VAPID_PRIVATE_KEY": Setting(None, check.unchecked),  # `keys` checks these three
+    "PUSH_VAPID_PRIVATE_KEY_FALLBACKS": Setting([], check.unchecked),
     "PUSH_VAPID_SUBJECT": Setting(None, check.unchecked),
+    "PUSH_WEBHOOK_SECRET": Setting(None, check.webhook_secret),
+    "PUSH_WEBHOOK_URL": Setting(None, check.webhook_url),
 }
 
 # Flask's settings that decide who is signed in. A wrong one would fail late, or sign in anyone.
@@ -113,6 +116,14 @@ def load_push_config(app: Flask) -> None:
     for name, flask_check in FLASK_CHECKS.items():
         if name in app.config:
             app.config[name] = _check(flask_check, name, app.config[name])
+    if app.config["PUSH_WEBHOOK_URL"] and not app.config["PUSH_WEBHOOK_SECRET"]:
+        raise ConfigurationError(
+            "PUSH_WEBHOOK_SECRET is not set: PUSH_WEBHOOK_URL needs it, to sign what is posted"
+        )
+    if app.config["PUSH_RECEIPTS"] and not app.config["SECRET_KEY"]:
+        raise ConfigurationError(
+            "SECRET_KEY is not set: PUSH_RECEIPTS needs it, to sign the receipts' tokens"
+        )
 
 
 def warn_without_site_url(app: Flask) -> None:
@@ -135,43 +146,6 @@ def load_database_config(app: Flask) -> None:
     if url.get_backend_name() == "sqlite":
         options = {"hide_parameters": True, "connect_args": {"timeout": POOL_TIMEOUT}}
         app.config.setdefault("SQLALCHEMY_ENGINE_OPTIONS", options)
-
-
-def load_vapid_signer(app: Flask, *, on_sqlite: bool) -> None:
-    """Load the application's VAPID key and subject; on SQLite, generate and store a missing key.
-
-    Raises ConfigurationError.
-    """
-    private_key = app.config["PUSH_VAPID_PRIVATE_KEY"]
-    if not private_key:
-        if not on_sqlite:
-            raise ConfigurationError(
-                "PUSH_VAPID_PRIVATE_KEY is not set: with a database server, set FLASK_PUSH_VAPID_PRIVATE_KEY "
-                "to a key from `python -m pushapp vapid-keys`"
-            )
-        private_key = load_or_create_secret(app, "vapid_private_key", lambda: generate_key_pair().private)
-    try:
-        key_pair = load_key_pair(private_key)
-    except ValueError:
-        raise ConfigurationError(
-            "PUSH_VAPID_PRIVATE_KEY must be the base64url of a 32-byte private key on P-256, as "
-            "`python -m pushapp vapid-keys` prints it"
-        ) from None
-    subject = app.config["PUSH_VAPID_SUBJECT"]
-    try:
-        subject = PLACEHOLDER_SUBJECT if subject is None else check_subject(subject)
-    except ValueError:
-        raise ConfigurationError(
-            "PUSH_VAPID_SUBJECT must be your contact for push services, such as mailto:you@your-site.org or "
-            "https://your-site.org, at a public host"
-        ) from None
-    app.extensions["push_vapid_signer"] = Signer(key_pair, subject)
-
-
-def vapid_signer() -> Signer:
-    """Return the signer of the current application."""
-    signer: Signer = current_app.extensions["push_vapid_signer"]
-    return signer
 
 
 def database_url(text: str | URL) -> URL:

@@ -106,6 +106,8 @@ class PushSubscription(db.Model):  # type: ignore[misc,name-defined]  # created 
     endpoint_hash: Mapped[bytes] = mapped_column(LargeBinary(32), default=_endpoint_hash)
     keys_p256dh: Mapped[str] = mapped_column(String(88))
     keys_auth: Mapped[str] = mapped_column(String(24))
+    # The public key that the browser subscribed with; NULL: stored before this column, so the oldest key
+    vapid_key: Mapped[str | None] = mapped_column(String(87))
     label: Mapped[str | None] = mapped_column(String(MAX_LABEL_LENGTH))
     # `hash_possession` of the subscription that this one replaced
     renewed_from: Mapped[bytes | None] = mapped_column(LargeBinary(32))
@@ -232,3 +234,27 @@ class PushDailyCount(db.Model):  # type: ignore[misc,name-defined]
     day: Mapped[date] = mapped_column(Date, primary_key=True)  # UTC
     push_service: Mapped[str] = mapped_column(Text, primary_key=True)
     subscriptions: Mapped[int] = mapped_column(BigInteger)
+
+
+class PushReceipt(db.Model):  # type: ignore[misc,name-defined]
+    """What a browser reported of a message."""
+
+    __tablename__ = "push_receipts"
+
+    # No foreign keys: a million receipts would all lock their message's row to check it.
+    message_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    subscription_id: Mapped[int] = mapped_column(
+        BigInteger, primary_key=True, autoincrement=False, index=True
+    )
+    event: Mapped[str] = mapped_column(String(8), primary_key=True)
+
+
+class PushReceiptCount(db.Model):  # type: ignore[misc,name-defined]
+    """How many devices reported an event of a message: the sum of the shards."""
+
+    __tablename__ = "push_receipt_counts"
+
+    message_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    event: Mapped[str] = mapped_column(String(8), primary_key=True)
+    shard: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    count: Mapped[int] = mapped_column(BigInteger)

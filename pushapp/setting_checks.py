@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
+from .standard_webhooks import check_url, parse_secret
 from .webpush.endpoints import parse_origin
 
 CHANNEL_NAME = re.compile("[a-z0-9._-]{1,64}")
@@ -18,6 +19,11 @@ def boolean(value: object) -> bool:
     if (text_value := str(value).lower()) not in booleans:
         raise ValueError("must be true or false")
     return booleans[text_value]
+
+
+def optional(check: Callable[[object], object]) -> Callable[[object], object]:
+    """Return a check that accepts null, and what another check accepts."""
+    return lambda value: None if value is None else check(value)
 
 
 def text(value: object) -> str:
@@ -134,6 +140,18 @@ def url_prefix(value: object) -> str | None:
     """Accept a path, or nothing."""
     if value is not None and not (isinstance(value, str) and value.startswith("/")):
         raise ValueError("must be a path that begins with /")
+    return value
+
+
+def webhook_url(value: object) -> object:
+    """Accept an http or https URL, or nothing."""
+    return None if value is None else check_url(value)
+
+
+def webhook_secret(value: object) -> object:
+    """Accept a secret as Standard Webhooks writes it, or nothing."""
+    if value is not None:
+        parse_secret(value)
     return value
 
 

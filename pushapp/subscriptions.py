@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from flask import current_app
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     and_,
     bindparam,
@@ -18,25 +19,28 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import UpdateBase
 
+from . import keys, signals
 from .database import autocommit, deadline_after, transaction
 from .extensions import INSERTS
 from .models import PushSubscription, hash_endpoint, hash_possession
 from .statements import FrequentStatement
 
-RENEWAL_TRIES = 5
 ADVISORY_LOCK_KEY = 0x70757368  # "push"; taken by writes to several rows, which are rare
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """The stored parts of a browser's `PushSubscription`; without a label the stored one stays."""
+    """The stored parts of a browser's `PushSubscription`.
+
+    Without a label or a VAPID key the stored one stays; a new row has the current key.
+    """
 
     endpoint: str
     p256dh: str
     auth: str
+    vapid_key: str | None = None
     expires_at: datetime | None = None
     label: str | None = None
 
@@ -51,12 +55,17 @@ _same_browser = and_(
     _column.keys_p256dh == bindparam("keys_p256dh"),
     _column.keys_auth == bindparam("keys_auth"),
 )
+
+
+def _given_or_stored(name: str, column: ColumnElement[Any]) -> ColumnElement[Any]:
+    return func.coalesce(bindparam(name, type_=column.type), column)
+
+
 _same_row = and_(
     _same_browser,
     _column.expires_at.is_not_distinct_from(bindparam("expires_at")),
-    func.coalesce(bindparam("label", type_=_column.label.type), _column.label).is_not_distinct_from(
-        _column.label
-    ),
+    _given_or_stored("label", _column.label).is_not_distinct_from(_column.label),
+    _given_or_stored("given_key", _column.vapid_key).is_not_distinct_from(_column.vapid_key),
 )
 _replacement = _column.renewed_from == bindparam("possession", type_=_column.renewed_from.type)
 _same_browser_of_other = and_(
@@ -85,35 +94,71 @@ _LIST = select(*_LISTED).where(_own).order_by(_column.id)
 _BY_ID = and_(_own, _column.id == bindparam("subscription_id"))
 _GET = select(*_LISTED).where(_BY_ID)
 _ID_OF = select(_column.id).where(_own, _same_endpoint)
-_DELETE = delete(_table).where(_own, _same_endpoint)
-_DELETE_BY_ID = delete(_table).where(_BY_ID)
-_DELETE_OF_OTHERS = delete(_table).where(_same_browser_of_other)
-_DELETE_OLDEST = delete(_table).where(
-    _own,
-    not_(_same_endpoint),
-    _column.id.not_in(
-        select(_column.id)
-        .where(_own, not_(_same_endpoint))
-        .order_by(_column.updated_at.desc(), _column.id.desc())
-        .limit(bindparam("limit"))
-    ),
+_ROW = (_column.id, _column.user_id)
+_DELETE = delete(_table).where(_own, _same_endpoint).returning(*_ROW)
+DELETE_BY_ID = delete(_table).where(_BY_ID).returning(*_ROW)
+DELETE_OF_OTHERS = delete(_table).where(_same_browser_of_other).returning(*_ROW)
+_SELECT_KEY_OF_OTHERS = select(_column.vapid_key).where(_same_browser_of_other).limit(1)
+_DELETE_OLDEST = (
+    delete(_table)
+    .where(
+        _own,
+        not_(_same_endpoint),
+        _column.id.not_in(
+            select(_column.id)
+            .where(_own, not_(_same_endpoint))
+            .order_by(_column.updated_at.desc(), _column.id.desc())
+            .limit(bindparam("limit"))
+        ),
+    )
+    .returning(*_ROW)
 )
 
 
 def _upsert(dialect: str) -> UpdateBase:
-    new = ("user_id", "endpoint", "endpoint_hash", "label", "created_at")
+    new = ("user_id", "endpoint", "endpoint_hash", "label", "vapid_key", "created_at")
     renewed = ("keys_p256dh", "keys_auth", "expires_at", "updated_at")
     row = INSERTS[dialect](_table).values({name: bindparam(name) for name in new + renewed})
     changed: dict[str, Any] = {name: row.excluded[name] for name in renewed}
     changed["label"] = func.coalesce(row.excluded.label, _column.label)
+    changed["vapid_key"] = _given_or_stored("given_key", _column.vapid_key)
     statement: UpdateBase = row.on_conflict_do_update(
         index_elements=["user_id", "endpoint_hash"], set_=changed
-    )
+    ).returning(_column.id, _column.created_at)
     return statement
 
 
 _UPSERTS = {dialect: _upsert(dialect) for dialect in INSERTS}
 _UPSERT = FrequentStatement(_UPSERTS)
+
+
+class Changes:
+    """Rows that were added and deleted, for the signals."""
+
+    def __init__(self) -> None:
+        self._added: dict[int, str] = {}  # users by id
+        self._deleted: dict[int, str] = {}
+
+    def store(self, row: Mapping[str, Any], stored: Sequence[Any]) -> None:
+        """Take the result of an upsert."""
+        ((row_id, created_at),) = stored
+        if created_at == row["created_at"]:  # else there was one
+            self._added[row_id] = row["user_id"]
+
+    def delete(self, connection: Connection, statement: UpdateBase, row: Mapping[str, Any]) -> None:
+        """Execute a statement that deletes rows."""
+        self._deleted.update((deleted.id, deleted.user_id) for deleted in connection.execute(statement, row))
+
+    def announce(self) -> bool:
+        """Send the signals, after the commit; return whether any row was deleted."""
+        for changed, other, signal in (
+            (self._added, self._deleted, signals.subscribed),
+            (self._deleted, self._added, signals.unsubscribed),
+        ):
+            for subscription_id, user_id in changed.items():
+                if subscription_id not in other:
+                    signals.send(signal, subscription_id=subscription_id, user_id=user_id)
+        return bool(self._deleted)
 
 
 class _State(NamedTuple):
@@ -132,49 +177,38 @@ def save(user_id: str, subscription: Subscription) -> int:
     user is over the limit, or the browser has another user.
     """
     limit = current_app.config["PUSH_MAX_SUBSCRIPTIONS_PER_USER"]
-    row = _row(user_id, subscription)
+    row = row_of(user_id, subscription)
     deadline = deadline_after()
+    changes = Changes()
     state = _read_state(row, deadline)
     is_new = not (state.is_stored or state.is_replaced or state.is_owned_by_other)
     if is_new and state.others < limit:
-        _UPSERT.execute(row, deadline)
+        changes.store(row, _UPSERT.execute(row, deadline))
         state = _read_state(row, deadline)
+    total = state.total
     if state.is_replaced and not state.is_owned_by_other:
         # This request was sent before the browser's renewal was stored, and arrived after it.
-        return remove(user_id, subscription.endpoint)
-    if state.is_stored and not state.is_owned_by_other and state.total <= limit:
-        return state.total
-    return _reconcile(row, limit, deadline)
-
-
-def renew(endpoint: str, auth: str, subscription: Subscription) -> bool:
-    """Replace the subscription with this endpoint and `auth`, and return whether it existed.
-
-    The row keeps its id, user and label, and a row that has the new endpoint already is deleted. Whoever has
-    the old `auth` is the browser: no user is asked for.
-    """
-    old = {"endpoint_hash": hash_endpoint(endpoint), "keys_auth": auth}
-    deadline = deadline_after()
-    for _ in range(RENEWAL_TRIES):
-        try:
-            with transaction(deadline) as connection:
-                return _replace(connection, old, hash_possession(endpoint, auth), subscription)
-        except IntegrityError:  # a concurrent request has stored the new endpoint: now it is visible
-            continue
-    return False
+        total = _remove(user_id, subscription.endpoint, changes)
+    elif not state.is_stored or state.is_owned_by_other or total > limit:
+        total = _reconcile(row, limit, deadline, changes)
+    changes.announce()
+    return total
 
 
 def remove(user_id: str, endpoint: str) -> int:
     """Delete a user's subscription by its endpoint, if it exists, and return the user's count."""
-    with autocommit() as connection:
-        connection.execute(_DELETE, {"user_id": user_id, "endpoint_hash": hash_endpoint(endpoint)})
-        return connection.execute(_COUNT, {"user_id": user_id}).scalar_one()
+    changes = Changes()
+    count = _remove(user_id, endpoint, changes)
+    changes.announce()
+    return count
 
 
 def remove_by_id(user_id: str, subscription_id: int) -> bool:
     """Delete a user's subscription by its id, and return whether it existed."""
+    changes = Changes()
     with autocommit() as connection:
-        return connection.execute(_DELETE_BY_ID, _id(user_id, subscription_id)).rowcount > 0
+        changes.delete(connection, DELETE_BY_ID, _id(user_id, subscription_id))
+    return changes.announce()
 
 
 def id_of(user_id: str, endpoint: str) -> int | None:
@@ -205,11 +239,19 @@ def list_for(user_id: str) -> Sequence[Any]:
         return connection.execute(_LIST, {"user_id": user_id}).all()
 
 
+def _remove(user_id: str, endpoint: str, changes: Changes) -> int:
+    row = {"user_id": user_id, "endpoint_hash": hash_endpoint(endpoint)}
+    with autocommit() as connection:
+        changes.delete(connection, _DELETE, row)
+        return connection.execute(_COUNT, row).scalar_one()
+
+
 def _id(user_id: str, subscription_id: int) -> dict[str, Any]:
     return {"user_id": user_id, "subscription_id": subscription_id}
 
 
-def _row(user_id: str, subscription: Subscription) -> dict[str, Any]:
+def row_of(user_id: str, subscription: Subscription) -> dict[str, Any]:
+    """Return the parameters of the statements for a user's subscription."""
     now = datetime.now(UTC)
     return {
         "user_id": user_id,
@@ -217,6 +259,8 @@ def _row(user_id: str, subscription: Subscription) -> dict[str, Any]:
         "endpoint_hash": hash_endpoint(subscription.endpoint),
         "keys_p256dh": subscription.p256dh,
         "keys_auth": subscription.auth,
+        "vapid_key": subscription.vapid_key or keys.signers().public_key,
+        "given_key": subscription.vapid_key,
         "label": subscription.label,
         "expires_at": subscription.expires_at,
         "created_at": now,
@@ -231,50 +275,26 @@ def _read_state(row: Mapping[str, Any], deadline: float) -> _State:
     return _State(total, others, stored > 0, replaced > 0, bool(owned_by_other) and one_user)
 
 
-def _lock(connection: Connection) -> None:
+def lock(connection: Connection) -> None:
+    """Let writes to several rows take turns until the end of the transaction."""
     # Serialized, to avoid deadlocks over several rows. On SQLite the first write locks the file.
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK_KEY)))
 
 
-def _reconcile(row: Mapping[str, Any], limit: int, deadline: float) -> int:
+def _reconcile(row: Mapping[str, Any], limit: int, deadline: float, changes: Changes) -> int:
     while True:
         with transaction(deadline) as connection:
-            _lock(connection)
-            connection.execute(_UPSERTS[connection.dialect.name], row)
+            lock(connection)
+            if row["given_key"] is None:
+                # The browser that has to move here keeps its key.
+                moved_key = connection.execute(_SELECT_KEY_OF_OTHERS, row).scalar()
+                row = {**row, "vapid_key": moved_key or row["vapid_key"]}
+            changes.store(row, connection.execute(_UPSERTS[connection.dialect.name], row).all())
             if current_app.config["PUSH_BROWSER_HAS_ONE_USER"]:
-                connection.execute(_DELETE_OF_OTHERS, row)
-            connection.execute(_DELETE_OLDEST, {**row, "limit": limit - 1})
+                changes.delete(connection, DELETE_OF_OTHERS, row)
+            changes.delete(connection, _DELETE_OLDEST, {**row, "limit": limit - 1})
         state = _read_state(row, deadline)
         # Not stored: a later request has reassigned the browser or changed its keys.
         if state.total <= limit and not (state.is_stored and state.is_owned_by_other):
             return state.total
-
-
-def _replace(
-    connection: Connection, old: Mapping[str, Any], possession: bytes, subscription: Subscription
-) -> bool:
-    _lock(connection)
-    replaced = connection.execute(_SELECT_REPLACED, old).all()
-    one_user = current_app.config["PUSH_BROWSER_HAS_ONE_USER"]
-    for position, (row_id, user_id) in enumerate(replaced):
-        row = _row(user_id, subscription)
-        if position and one_user:
-            connection.execute(_DELETE_BY_ID, _id(user_id, row_id))
-            continue
-        connection.execute(_DELETE_SAME_ENDPOINT, row | {"subscription_id": row_id})
-        if one_user:
-            connection.execute(_DELETE_OF_OTHERS, row)
-        changed = {name: row[name] for name in _RENEWED} | {"renewed_from": possession}
-        connection.execute(update(_table).where(_column.id == row_id).values(changed))
-    return bool(replaced)
-
-
-_RENEWED = ("endpoint", "endpoint_hash", "keys_p256dh", "keys_auth", "expires_at", "updated_at")
-_SELECT_REPLACED = (
-    select(_column.id, _column.user_id)
-    .where(_same_endpoint, _column.keys_auth == bindparam("keys_auth"))
-    .order_by(_column.updated_at.desc(), _column.id.desc())
-    .with_for_update()
-)
-_DELETE_SAME_ENDPOINT = delete(_table).where(_own, _same_endpoint, _column.id != bindparam("subscription_id"))

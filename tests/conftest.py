@@ -20,7 +20,7 @@ from tests.support.sending import TOKEN
 
 TABLES = (
     "push_outcomes", "push_batches", "push_messages", "push_failures", "push_subscriptions", "push_channel_members",
-    "push_daily_counts",
+    "push_daily_counts", "push_receipts", "push_receipt_counts",
     "push_queue.procrastinate_jobs", "push_queue.procrastinate_workers",
 )  # fmt: skip
 SECRET = "the tests' secret"

@@ -52,8 +52,8 @@ class TestSecrets:
         assert len(first.config["SECRET_KEY"]) >= 32
         assert first.config["SECRET_KEY"] == second.config["SECRET_KEY"]
         assert (
-            first.extensions["push_vapid_signer"].public_key
-            == second.extensions["push_vapid_signer"].public_key
+            first.extensions["push_vapid_signers"].public_key
+            == second.extensions["push_vapid_signers"].public_key
         )
         for name in ("secret_key", "vapid_private_key"):
             assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600

@@ -32,6 +32,8 @@ TABLES = {
     "push_outcomes",
     "push_channel_members",
     "push_daily_counts",
+    "push_receipts",
+    "push_receipt_counts",
 }
 
 postgresql_only = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
@@ -205,12 +207,21 @@ def test_a_lock_timeout_is_a_one_line_error(url: str, app: Flask, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("revision", "status"),
-    [("0001", 503), ("0002", 503), ("0005", 200), ("9999", 200), (None, 503), ("0000", 503), ("x", 503)],
+    [
+        ("0001", 503),
+        ("0002", 503),
+        ("0005", 503),
+        ("0006", 200),
+        ("9999", 200),
+        (None, 503),
+        ("0000", 503),
+        ("x", 503),
+    ],
 )
 def test_a_database_is_ready_from_the_oldest_compatible_revision_on(
     url: str, app: Flask, revision: str | None, status: int
 ) -> None:
-    assert OLDEST_REVISION == "0005"
+    assert OLDEST_REVISION == "0006"
     with app.app_context():
         upgrade()
         with push_engine().begin() as connection:

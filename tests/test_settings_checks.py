@@ -53,6 +53,7 @@ INVALID = [
     *[("PUSH_PREPARE_THRESHOLD", value, "must be an integer of at least 0, or null for never") for value in (-1, "x", "5", 1.5, True, [])],
     *[("PUSH_BROWSER_HAS_ONE_USER", value, "must be true or false") for value in ("no", 2, None)],
     *[("PUSH_MAX_SUBSCRIPTIONS_PER_USER", value, "must be an integer of at least 1") for value in (0, "5", 1.5, True, None)],
+    *[("PUSH_RECEIPTS", value, "must be true or false") for value in ("no", 2, None)],
     *[("PUSH_SESSION_USER_KEY", value, "must be a text") for value in ("", None, 5)],
     *[("PUSH_API_TOKENS", value, "must be a list of texts") for value in ("token", [""], [5], None, {"token"}, [b"token"])],
     *[("PUSH_ALLOWED_ORIGINS", value, "PUSH_ALLOWED_ORIGINS") for value in ("https://a.example", ["*"], ["a.example"], [5], None, ["https://a.example/path"])],
@@ -60,6 +61,9 @@ INVALID = [
     *[("PUSH_CHANNELS", value, "PUSH_CHANNELS must be a list of names") for value in ("news", [""], ["News"], ["a b"], ["x" * 65], [5], None)],
     *[("PUSH_SITE_URL", value, "PUSH_SITE_URL must be your site's origin") for value in ("", 5, "example.com", "http://example.com", "https://example.com/shop", "https://u@example.com", ["https://example.com"])],
     *[("PUSH_VAPID_PRIVATE_KEY", value, "PUSH_VAPID_PRIVATE_KEY must be") for value in ("x", 5, b"x", ["x"])],
+    *[("PUSH_VAPID_PRIVATE_KEY_FALLBACKS", value, "PUSH_VAPID_PRIVATE_KEY_FALLBACKS must be a list of") for value in ("x", 5, None, ["x"], [5], [None], [[]], {"a": 1})],
+    *[("PUSH_WEBHOOK_SECRET", value, "must be whsec_ and the base64") for value in ("", 5, "x", "whsec_", "whsec_x", "whsec_" + "A" * 28, "whsec_" + "A" * 100, "A" * 43 + "=", b"whsec_")],
+    *[("PUSH_WEBHOOK_URL", value, "must be an http or https URL") for value in ("", 5, "example.com", "ftp://example.com/", "https://", "https://user@example.com/", "https://exa mple.com/", "https://example.com/ü", "http://example.com:0/", ["https://example.com/"])],
     *[("PUSH_VAPID_SUBJECT", value, "PUSH_VAPID_SUBJECT must be") for value in ("x", "", 5, ["mailto:you@site.org"])],
 ]  # fmt: skip
 

@@ -15,7 +15,8 @@ from flask import Flask, current_app
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from ..config import DEFAULT_DATABASE_URL, vapid_signer
+from .. import keys
+from ..config import DEFAULT_DATABASE_URL
 from ..database import autocommit, engine, summarize
 from ..schema import VERSION_TABLE, alembic_config
 from ..webpush.endpoints import Origin, is_public_address, origin_of
@@ -91,7 +92,7 @@ def _check_keys(app: Flask) -> Finding:
             "PUSH_VAPID_SUBJECT is not set, and Apple refuses messages without it: set your contact, such as"
             " mailto:you@your-site.org",
         )
-    return Finding(True, f"VAPID: public key {vapid_signer().public_key}, subject {subject}")
+    return Finding(True, f"VAPID: public key {keys.signers().public_key}, subject {subject}")
 
 
 def _check_secret(app: Flask) -> Finding:

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, func, select, update
 
-from ..database import autocommit, transaction
+from ..database import autocommit
 from ..models import MAX_ID, PushBatch, PushMessage
 from ..webpush.responses import Result
-from . import recipients
+from . import events, recipients
 from .audience import Audience
 from .clock import database_time
 from .queue import BROADCAST_PRIORITY, DELIVER, DIRECT_PRIORITY, ScheduledBatch, enqueue
@@ -61,25 +61,24 @@ def fan_out(batch_id: int) -> Iterator[list[ScheduledBatch]]:
     A part and its jobs are committed together, so an interrupted fan-out can be resumed.
     """
     while True:
-        with transaction() as connection:
-            part = _add_next_part(connection, batch_id)
+        with events.recorded() as (connection, happened):
+            part = _add_next_part(connection, batch_id, happened)
         if part is None:
             return
         yield part
 
 
-def _add_next_part(connection: Connection, batch_id: int) -> list[ScheduledBatch] | None:
-    # The message is locked before its batches, as by `cancel`: no deadlock.
+def _add_next_part(
+    connection: Connection, batch_id: int, happened: list[events.Event]
+) -> list[ScheduledBatch] | None:
+    # Locked, so that concurrent fan-outs of one message take turns, and `cancel` as well.
     of_batch = select(_batch.message_id).where(_batch.id == batch_id).scalar_subquery()
     message = connection.execute(
         select(_message.id, _message.user_id, _message.audience)
         .where(_message.id == of_batch)
         .with_for_update(key_share=True)
     ).one_or_none()
-    # The row lock makes concurrent fan-outs of one message take turns.
-    pending = connection.execute(
-        select(PushBatch.__table__).where(_batch.id == batch_id).with_for_update()
-    ).one_or_none()
+    pending = connection.execute(select(PushBatch.__table__).where(_batch.id == batch_id)).one_or_none()
     if pending is None or message is None:
         return None
     now = database_time(connection)
@@ -92,12 +91,13 @@ def _add_next_part(connection: Connection, batch_id: int) -> list[ScheduledBatch
     this_message = update(PushMessage.__table__).where(_message.id == message.id)
     connection.execute(this_message.values(recipients=counted + part.size))
     this_row = _batch.id == batch_id
+    scheduled = add_batches(connection, message.id, now, part.batches)
     if part.next is None:
         connection.execute(delete(PushBatch.__table__).where(this_row))
+        happened += events.done(connection, message.id)
     else:
         progress = {**part.next._asdict(), "last_id": last_id, "claimed_at": now}
         connection.execute(update(PushBatch.__table__).where(this_row).values(progress))
-    scheduled = add_batches(connection, message.id, now, part.batches)
     enqueue(connection, DELIVER, scheduled, priority_of(audience))
     return scheduled
 

@@ -15,7 +15,7 @@ from ..webpush.message import Message
 from . import recipients
 from .audience import Audience
 from .clock import database_time
-from .queue import BROADCAST_PRIORITY, DELIVER, DIRECT_PRIORITY, FAN_OUT, ScheduledBatch, enqueue
+from .queue import BROADCAST_PRIORITY, DELIVER, DIRECT_PRIORITY, FAN_OUT, QUEUE, ScheduledBatch, enqueue
 
 LEASE = timedelta(seconds=10)  # a claim that was not renewed for so long is void
 TTL_GRACE = timedelta(minutes=1)  # for the first attempt of a message with TTL 0
@@ -179,7 +179,8 @@ _DELETE_STALLED_WORKERS = text(
     " WHERE last_heartbeat < now() - make_interval(secs => :heartbeat_timeout)"
 )
 _DELETE_STALLED_JOBS = text(
-    "DELETE FROM push_queue.procrastinate_jobs WHERE status = 'doing' AND worker_id IS NULL"
+    "DELETE FROM push_queue.procrastinate_jobs"
+    " WHERE status = 'doing' AND worker_id IS NULL AND queue_name = :queue"  # not the webhook's
 )
 
 
@@ -199,5 +200,5 @@ def requeue_lost(after_id: int = 0) -> tuple[list[int], int]:
             task_name = DELIVER if size else FAN_OUT
             enqueue(connection, task_name, [ScheduledBatch(batch_id, due_at)], priority)
         connection.execute(_DELETE_STALLED_WORKERS, {"heartbeat_timeout": HEARTBEAT_TIMEOUT})
-        connection.execute(_DELETE_STALLED_JOBS)
+        connection.execute(_DELETE_STALLED_JOBS, {"queue": QUEUE})
     return [row[0] for row in lost], last_id if number == SCANNED_BATCHES else 0

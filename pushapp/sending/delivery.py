@@ -14,11 +14,11 @@ from typing import Any, Self, TypeVar
 from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..config import vapid_signer
-from ..database import deadline_after, is_transient, summarize, transaction
+from .. import keys
+from ..database import deadline_after, is_transient, summarize
 from ..models import MAX_ID
 from ..webpush.client import Client
-from . import claims, recording
+from . import claims, events, receipts, recording
 from .claims import Batch
 from .concurrency import CHECK_INTERVAL, Scheduler
 from .sender import BatchSender
@@ -36,9 +36,9 @@ logger = logging.getLogger(__name__)
 
 
 def create_client(app: Flask) -> Client:
-    """Return a client with an application's VAPID key and trusted push services."""
+    """Return a client with an application's VAPID keys and trusted push services."""
     return Client(
-        vapid_signer().authorization,
+        keys.signers().authorization,
         app.config["PUSH_TRUSTED_PUSH_SERVICES"],
         observe=app.extensions.get("push_observer"),
     )
@@ -68,6 +68,7 @@ class Engine:
     async def __aenter__(self) -> Self:
         with self._app.app_context():
             self._client = create_client(self._app)
+            self._tokens = receipts.tokens() if self._app.config["PUSH_RECEIPTS"] else None
         self._threads = ThreadPoolExecutor(DATABASE_THREADS, "database")
         await self._client.__aenter__()
         self._background = [
@@ -85,6 +86,11 @@ class Engine:
         await asyncio.gather(*self._background, *self._deliveries, return_exceptions=True)
         await self._client.__aexit__(*exception)
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def app(self) -> Flask:
+        """The application whose messages are sent."""
+        return self._app
 
     @property
     def is_stopped(self) -> bool:
@@ -114,7 +120,7 @@ class Engine:
             batch = await self.run(claims.claim, batch_id, self._owner)
             if batch is None:
                 return
-            sender = self._senders[batch_id] = BatchSender(batch, self._client, self._scheduler)
+            sender = self._senders[batch_id] = BatchSender(batch, self._client, self._scheduler, self._tokens)
         finally:
             if batch_id not in self._senders:
                 self._claimed.discard(batch_id)
@@ -202,8 +208,16 @@ class Engine:
 
     def _in_transaction(self, record: Callable[..., T], batch: Batch, report: recording.Report) -> T:
         seconds = min(RECORDING_TIMEOUT, self._remaining_time())
-        with transaction(deadline_after(seconds)) as connection:
-            return record(connection, batch, self._owner, report)
+        with events.recorded(deadline_after(seconds)) as (connection, happened):
+            is_last = not report.remaining
+            if is_last:
+                events.lock(connection, batch.message_id)
+            report.deleted = []  # by an attempt that was rolled back
+            counts = record(connection, batch, self._owner, report)
+            happened.extend(events.gone(report.deleted))
+            if is_last and counts is not None:
+                happened.extend(events.done(connection, batch.message_id))
+        return counts
 
     def _remaining_time(self) -> float:
         return max(0.1, self._deadline - time.monotonic()) if self._deadline else math.inf

@@ -18,9 +18,9 @@ from sqlalchemy import (
     update,
 )
 
-from ..database import autocommit
 from ..extensions import INSERTS
 from ..models import PushFailure, PushSubscription
+from . import events
 
 MAX_FAILURES = 3  # consecutive
 MIN_FAILING_TIME = timedelta(days=1)
@@ -29,14 +29,16 @@ PRUNE_BATCH_SIZE = 1_000  # subscriptions a statement
 
 _column = PushSubscription.__table__.c
 _failure = PushFailure.__table__.c
+_DELETE = delete(PushSubscription.__table__).returning(_column.id, _column.user_id)
 
 
-def delete_gone(connection: Connection, recipients: Sequence[Row[Any]]) -> None:
-    """Delete subscriptions that a push service reports gone, except those updated meanwhile."""
-    if recipients:
-        versions = [(recipient.id, recipient.updated_at) for recipient in recipients]
-        unchanged = tuple_(_column.id, _column.updated_at).in_(versions)
-        connection.execute(delete(PushSubscription.__table__).where(unchanged))
+def delete_gone(connection: Connection, recipients: Sequence[Row[Any]]) -> Sequence[Any]:
+    """Delete subscriptions that a push service reports gone, except those updated meanwhile; return them."""
+    if not recipients:
+        return []
+    versions = [(recipient.id, recipient.updated_at) for recipient in recipients]
+    unchanged = tuple_(_column.id, _column.updated_at).in_(versions)
+    return connection.execute(_DELETE.where(unchanged)).all()
 
 
 def record_sent(connection: Connection, ids: Sequence[int]) -> None:
@@ -56,10 +58,10 @@ def clear_failures(connection: Connection, ids: Sequence[int]) -> None:
     connection.execute(delete(PushFailure.__table__).where(_failure.subscription_id.in_(ids)))
 
 
-def record_failures(connection: Connection, ids: Sequence[int]) -> None:
-    """Count a failure of each subscription; delete those over the failure limit."""
+def record_failures(connection: Connection, ids: Sequence[int]) -> Sequence[Any]:
+    """Count a failure of each subscription; delete those over the failure limit, and return them."""
     if not ids:
-        return
+        return []
     now = datetime.now(UTC)
     insert = INSERTS[connection.dialect.name](PushFailure.__table__)
     upsert = insert.on_conflict_do_update(
@@ -74,7 +76,7 @@ def record_failures(connection: Connection, ids: Sequence[int]) -> None:
         _failure.failures >= MAX_FAILURES,
         _failure.since < now - MIN_FAILING_TIME,
     )
-    connection.execute(delete(PushSubscription.__table__).where(_column.id.in_(exhausted)))
+    return connection.execute(_DELETE.where(_column.id.in_(exhausted))).all()
 
 
 def _prune(row_id: ColumnElement[Any]) -> Executable:
@@ -85,7 +87,7 @@ def _prune(row_id: ColumnElement[Any]) -> Executable:
         .limit(PRUNE_BATCH_SIZE)
         .with_for_update(skip_locked=True)  # skip rows that a browser is updating
     )
-    return delete(PushSubscription.__table__).where(row_id.in_(expired))
+    return _DELETE.where(row_id.in_(expired))
 
 
 _PRUNE = {"postgresql": _prune(literal_column("ctid")), "sqlite": _prune(_column.id)}
@@ -95,9 +97,10 @@ def prune() -> int:
     """Delete the expired subscriptions of all users, and return how many."""
     pruned, deleted = 0, PRUNE_BATCH_SIZE
     while deleted == PRUNE_BATCH_SIZE:
-        with autocommit() as connection:
+        with events.recorded() as (connection, happened):
             statement = _PRUNE[connection.dialect.name]
-            deleted = connection.execute(statement, {"now": datetime.now(UTC)}).rowcount
+            happened.extend(events.gone(connection.execute(statement, {"now": datetime.now(UTC)})))
+        deleted = len(happened)
         pruned += deleted
     return pruned
 

@@ -14,7 +14,7 @@ from ..extensions import INSERTS
 from ..models import MAX_ID, PushBatch, PushMessage, PushOutcome
 from ..webpush.message import Message, MessageError
 from ..webpush.message_checks import to_json
-from . import batches, failures, recipients
+from . import batches, events, failures, receipts, recipients
 from .audience import Audience, To, User
 from .batches import FAN_OUT_PENDING, add_batches, add_pending, priority_of
 from .clock import database_time
@@ -44,8 +44,8 @@ class Status:
     expired: int
     replaced: int
     cancelled: int
-    shown: int = 0
-    clicked: int = 0
+    shown: int
+    clicked: int
     fan_out_complete: bool  # `recipients` is final
 
     @property
@@ -92,9 +92,12 @@ def send(
     key = {"idempotency_key": idempotency_key, "content_hash": content_hash}
     if connection is not None:
         require_same_database(connection)
-        return _create(connection, message, audience, at, key)
-    with transaction() as own_connection:
-        message_id = _create(own_connection, message, audience, at, key)
+        message_id, happened = _create(connection, message, audience, at, key)
+        events.store(connection, happened)  # the signal cannot be sent: the commit is the caller's
+        return message_id
+    with events.recorded() as (own_connection, own_happened):
+        message_id, happened = _create(own_connection, message, audience, at, key)
+        own_happened.extend(happened)
     if engine().dialect.name == "sqlite" and status(message_id).state != "scheduled":
         _deliver_now(message_id, on_progress)
     return message_id
@@ -113,7 +116,7 @@ def _deliver_now(message_id: int, on_progress: Callable[[int, int], None]) -> No
 
 def _create(
     connection: Connection, message: Message, audience: Audience, at: datetime | None, key: dict[str, Any]
-) -> int:
+) -> tuple[int, list[events.Event]]:
     now = database_time(connection)
     send_at = _send_at(at, now)
     first = recipients.Part([], None) if send_at else recipients.next_part(connection, audience)
@@ -131,15 +134,15 @@ def _create(
     insert = insert.on_conflict_do_nothing(index_elements=["idempotency_key"]).returning(_message.id)
     message_id: int | None = connection.execute(insert).scalar()
     if message_id is None:
-        return _first_message(connection, key)
+        return _first_message(connection, key), []
     if send_at is None and not audience.is_broadcast:
         scheduled = add_batches(connection, message_id, now, first.batches)
         enqueue(connection, DELIVER, scheduled, priority_of(audience))
-        return message_id
+        return message_id, [] if scheduled else events.done(connection, message_id)
     last_id = MAX_ID if send_at else recipients.newest_id(connection)
     pending = add_pending(connection, message_id, send_at or now, last_id)
     enqueue(connection, FAN_OUT, [pending])
-    return message_id
+    return message_id, []
 
 
 def _send_at(at: datetime | None, now: datetime) -> datetime | None:
@@ -167,9 +170,11 @@ def cancel(message_id: int) -> Status:
     Raises MessageNotFoundError.
     """
     unsent = exists().where(_batch.message_id == message_id)
-    with transaction() as connection:
+    with events.recorded() as (connection, happened):
+        events.lock(connection, message_id)
         if connection.execute(select(unsent)).scalar():
             batches.cancel(connection, message_id)
+            happened.extend(events.done(connection, message_id))
     return status(message_id)
 
 
@@ -196,6 +201,7 @@ def status(message_id: int) -> Status:
             raise MessageNotFoundError
         sums = select(_outcome.outcome, func.sum(_outcome.count)).where(_outcome.message_id == message_id)
         counts = {name: int(number) for name, number in connection.execute(sums.group_by(_outcome.outcome))}
+        reported = receipts.counts(connection, message_id)
     outcomes = ("sent", "gone", "failed", "expired", "replaced", "cancelled")
     return Status(
         id=message_id,
@@ -209,6 +215,8 @@ def status(message_id: int) -> Status:
         send_at=row.send_at,
         recipients=row.recipients,
         **{name: counts.get(name, 0) for name in outcomes},
+        shown=reported["shown"],
+        clicked=reported["clicked"],
         fan_out_complete=not row.is_pending,
     )
 
@@ -231,15 +239,17 @@ def prune() -> int:
     """Delete messages that finished long ago, and return how many."""
     pruned, deleted = 0, PRUNE_BATCH_SIZE
     while deleted == PRUNE_BATCH_SIZE:
-        with transaction() as connection:
-            unsent = exists().where(_batch.message_id == _message.id)
-            old = (
-                select(_message.id)
-                .where(_message.created_at < datetime.now(UTC) - MESSAGE_RETENTION, ~unsent)
-                .order_by(_message.created_at)
-                .limit(PRUNE_BATCH_SIZE)
-            )
+        unsent = exists().where(_batch.message_id == _message.id)
+        old = (
+            select(_message.id)
+            .where(_message.created_at < datetime.now(UTC) - MESSAGE_RETENTION, ~unsent)
+            .order_by(_message.created_at)
+            .limit(PRUNE_BATCH_SIZE)
+        )
+        with autocommit() as connection:
             ids = connection.execute(old).scalars().all()
+        receipts.delete_of(ids)
+        with transaction() as connection:
             connection.execute(delete(PushOutcome.__table__).where(_outcome.message_id.in_(ids)))
             connection.execute(delete(PushMessage.__table__).where(_message.id.in_(ids)))
             deleted = len(ids)

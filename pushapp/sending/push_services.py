@@ -60,7 +60,8 @@ class PushService:
         self.in_flight -= 1
         if outcome.status:
             self._busy_since = now
-        self.is_slow = not outcome.status or now - started_at > SLOW_AFTER
+        if outcome.status or outcome.result is Result.RETRY:  # else it was not sent
+            self.is_slow = not outcome.status or now - started_at > SLOW_AFTER
         self._count(started_at, now, recipient_id, outcome)
         self._log(now, recipient_id, outcome)
 
@@ -97,6 +98,8 @@ class PushService:
         if outcome.credentials_rejected:
             text = "%s rejected our credentials with status %d: %s: check %s"
             logger.error(text, self.origin, status, reason, CREDENTIAL_CHECKLIST)
+        elif failed and not status:
+            logger.warning("%s: subscription %d is not sent to: %s", self.origin, recipient_id, reason)
         elif failed:
             text = "%s rejected subscription %d with status %d: %s"
             logger.warning(text, self.origin, recipient_id, status, reason)

@@ -104,6 +104,7 @@ def load(
             _column.endpoint,
             _column.keys_p256dh,
             _column.keys_auth,
+            _column.vapid_key,
             _column.updated_at,
         )
         .where(selected, _active())

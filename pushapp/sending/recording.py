@@ -36,6 +36,7 @@ class Report:
     cancelled: list[Any] = field(default_factory=list)  # not begun, and not to be
     remaining: list[int] = field(default_factory=list)  # ids of recipients to report later
     in_flight: int = 0  # how many of the outcomes occupy a slot
+    deleted: list[Any] = field(default_factory=list)  # subscriptions, while this was recorded
     missing: int = 0  # recipients that did not exist any more when the batch was claimed; negative: new ones
 
     @property
@@ -190,8 +191,11 @@ def _update_subscriptions(
     ]
     failures.record_sent(connection, sent)
     failures.clear_failures(connection, sent)
-    failures.record_failures(connection, failed)
-    failures.delete_gone(connection, [recipient for recipient, result in results if result == Result.GONE])
+    gone = [recipient for recipient, result in results if result == Result.GONE]
+    report.deleted = [
+        *failures.record_failures(connection, failed),
+        *failures.delete_gone(connection, gone),
+    ]
 
 
 def _host(endpoint: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from ..webpush.client import Client
+from ..webpush.receipts import Tokens, add_receipt
 from ..webpush.responses import Counted, Outcome, Result
 from .claims import LEASE, Batch
 from .concurrency import Push, Scheduler
@@ -23,11 +24,14 @@ TOO_LATE = Outcome(Result.FAILED)
 class BatchSender:
     """Sends a batch through the scheduler, and reports what is to be recorded."""
 
-    def __init__(self, batch: Batch, client: Client, scheduler: Scheduler):
+    def __init__(
+        self, batch: Batch, client: Client, scheduler: Scheduler, receipt_tokens: Tokens | None = None
+    ):
         self.batch = batch
         self.is_direct = batch.is_direct
         self._client = client
         self._scheduler = scheduler
+        self._receipt_tokens = receipt_tokens
         self._payload = batch.message.payload()
         self._pushes: dict[int, Push] = {}  # by recipient: those that wait or are in flight
         self._report = Report(missing=batch.size - len(batch.recipients))
@@ -114,11 +118,14 @@ class BatchSender:
 
     async def send(self, push: Push) -> Outcome:
         """Send a message."""
-        message = self.batch.message
+        message, payload = self.batch.message, self._payload
+        if self._receipt_tokens:
+            token = self._receipt_tokens.create(self.batch.message_id, push.recipient.id)
+            payload = add_receipt(payload, token)
         try:
             return await self._client.push(
                 push.recipient,
-                self._payload,
+                payload,
                 ttl=self.batch.ttl(),
                 urgency=message.urgency,
                 topic=message.topic,

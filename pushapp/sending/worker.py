@@ -16,11 +16,12 @@ from psycopg.errors import InvalidSchemaName, UndefinedFunction, UndefinedTable
 
 from ..database import connection_parameters, engine
 from ..schema import QUEUE_SCHEMA
-from . import batches, claims
+from . import batches, claims, webhook_worker
 from .delivery import DATABASE_RETRY, STOP_TIMEOUT, Engine
 from .polling import poll
 from .queue import QUEUE
 from .tasks import procrastinate_app
+from .webhook_client import WebhookClient
 
 # Messages in flight: with half of them for one push service that takes 100 ms, enough for a core. What a
 # killed worker had in flight may be sent twice, so not more.
@@ -90,8 +91,10 @@ async def _drain(connector: Connector, sending: Engine, stop: asyncio.Event) -> 
         await sending.run(claims.requeue_lost)
         after = await sending.run(batches.backlog)
         if after.batches == 0 or after == before:
-            return
+            break
         before = after
+    if not stop.is_set() and sending.app.config["PUSH_WEBHOOK_URL"]:
+        await _run(connector, sending, stop, drain=True)  # events of what was recorded last
 
 
 async def _serve(connector: Connector, sending: Engine, stop: asyncio.Event) -> None:
@@ -146,19 +149,28 @@ async def _run(connector: Connector, sending: Engine, stop: asyncio.Event, *, dr
     async with _open_queue(connector) as queue:
         stop_task = asyncio.create_task(stop.wait())
         requeue_task = asyncio.create_task(_requeue_lost_forever(sending))
-        worker = asyncio.create_task(queue.run_worker_async(**options))
+        workers = [asyncio.create_task(queue.run_worker_async(**options))]
+        if sending.app.config["PUSH_WEBHOOK_URL"]:
+            workers.append(asyncio.create_task(_post_events(queue, sending.app, options)))
+        ends = [asyncio.gather(*workers)] if drain else workers
         try:
-            await asyncio.wait([worker, stop_task], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([*ends, stop_task], return_when=asyncio.FIRST_COMPLETED)
             if stop.is_set():
                 sending.stop()
-            if not worker.done():
+            for worker in workers:
                 worker.cancel()  # graceful: jobs end when their batches are claimed
-                await asyncio.wait([worker], timeout=STOP_TIMEOUT)
-            with suppress(asyncio.CancelledError):
-                await worker
+            await asyncio.wait(workers, timeout=STOP_TIMEOUT)
+            for end in ends:
+                with suppress(asyncio.CancelledError):
+                    await end
         finally:
             stop_task.cancel()
             requeue_task.cancel()
+
+
+async def _post_events(queue: procrastinate.App, app: Flask, options: dict[str, Any]) -> None:
+    async with WebhookClient(app) as client:
+        await webhook_worker.run(queue, client, options)
 
 
 async def _requeue_lost_forever(sending: Engine) -> None:

@@ -5,7 +5,7 @@ const WORKER = new URL("service-worker.js", BASE).href;
 const PUSH_TIMEOUT = 30_000; // milliseconds
 const TIMEOUT = 15_000; // of requests, and of a worker's start
 const LOCAL_TIMEOUT = 5_000; // of storage, and of a running worker
-const KEY_MAX_AGE = 300_000;
+const KEY = ""; // the server writes its own
 
 export class PushError extends Error {
   name = "PushError";
@@ -75,7 +75,7 @@ async function synchronize(options, user, isRetry) {
   const isUsable = held && !isImpossible(held) && keyOf(held) === publicKey;
   if (held && !isUsable) await end(held); // a browser has one, with one key
   const subscription = isUsable ? held : await create(pushManager, publicKey);
-  const json = subscription.toJSON();
+  const json = { ...subscription.toJSON(), applicationServerKey: publicKey };
   try {
     // The row of a subscription that the browser has lost or replaced gets the new one.
     const { endpoint, keys } = (await read(wish(user))) ?? held?.toJSON() ?? json;
@@ -83,7 +83,7 @@ async function synchronize(options, user, isRetry) {
       && (await request("renew", options, { endpoint, auth: keys.auth, subscription: json }).catch(() => false));
     if (isRenewed) await remember(json, user);
     const label = options.label ?? (isUsable || isRenewed ? undefined : defaultLabel()); // the user may have set it
-    const { ok, count } = await request("subscribe", options, { ...json, applicationServerKey: publicKey, label });
+    const { ok, count } = await request("subscribe", options, { ...json, label });
     await remember(json, user);
     return { ok, count };
   } catch (error) {
@@ -114,10 +114,9 @@ function keyOf({ options }) {
 }
 
 async function serverKey(options) {
-  const cached = await read("key");
-  if (cached && Math.abs(Date.now() - cached.time) < KEY_MAX_AGE) return cached.publicKey;
+  if ((await read("key")) === KEY) return KEY;
   const { publicKey } = await request("vapid-public-key", options);
-  await write("key", { publicKey, time: Date.now() });
+  await write("key", publicKey);
   return publicKey;
 }
 

@@ -25,14 +25,20 @@
   // Always show a notification: a push without one costs the subscription in Safari, and quota in Firefox.
   self.addEventListener("push", (event) => {
     const { title, appBadge, options } = parse(event.data);
-    event.waitUntil(Promise.all([show(title, options), setBadge(appBadge)]));
+    const showing = show(title, options).then((isShown) => isShown && report("shown", options.data));
+    event.waitUntil(Promise.all([showing, setBadge(appBadge)]));
   });
 
   self.addEventListener("notificationclick", (event) => {
     const { pushapp, navigate, actions = {} } = event.notification.data ?? {};
     if (!pushapp && !isOwnWorker) return; // the site's own notification
     event.notification.close();
-    event.waitUntil(open(toURL(actions[event.action] ?? navigate)).catch(() => {}));
+    const opening = open(toURL(actions[event.action] ?? navigate)).catch(() => {});
+    event.waitUntil(Promise.all([opening, report("clicked", event.notification.data, event.action)]));
+  });
+
+  self.addEventListener("notificationclose", (event) => {
+    event.waitUntil(report("closed", event.notification.data));
   });
 
   self.addEventListener("pushsubscriptionchange", (event) => event.waitUntil(renew(event).catch(() => {})));
@@ -50,7 +56,9 @@
     }
     if (!isObject(message)) return { title: titleOf(typeof message === "string" ? message : text), options: ours({}) };
     const { title, app_badge: badge, ...members } = isObject(message.notification) ? message.notification : message;
-    return { title: titleOf(title), appBadge: message.app_badge ?? badge, options: ours(members) };
+    const options = ours(members);
+    if (typeof message.receipt === "string") options.data.receipt = message.receipt;
+    return { title: titleOf(title), appBadge: message.app_badge ?? badge, options };
   }
 
   const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
@@ -87,7 +95,8 @@
     const attempts = [options, ...Object.keys(options).map(without), { body, data }, { data }];
     for (const attempt of attempts) {
       try {
-        return await self.registration.showNotification(title, attempt);
+        await self.registration.showNotification(title, attempt);
+        return true;
       } catch {
         // the next attempt has fewer options
       }
@@ -102,6 +111,16 @@
     } catch {
       // this browser has no badges
     }
+  }
+
+  // --- Receipts
+
+  // The message has a token if the site wants receipts. One that is lost is not worth a second request.
+  async function report(event, data, action) {
+    if (!data?.pushapp || !data.receipt) return;
+    const address = (await read("subscription"))?.base ?? base;
+    const body = { token: data.receipt, event, action: action || undefined };
+    await send(address, "receipts", body, { keepalive: true }).catch(() => {});
   }
 
   // --- Clicks
@@ -161,8 +180,9 @@
       try {
         const { publicKey } = await request(old.base, "vapid-public-key");
         const subscription = await subscribe(newSubscription, publicKey);
-        const { endpoint, keys } = subscription.toJSON();
-        const body = { endpoint: old.endpoint, auth: old.keys.auth, subscription: subscription.toJSON() };
+        const json = { ...subscription.toJSON(), applicationServerKey: publicKey };
+        const { endpoint, keys } = json;
+        const body = { endpoint: old.endpoint, auth: old.keys.auth, subscription: json };
         if (await request(old.base, "renew", body)) await replaceStored(old, { ...old, endpoint, keys });
         return;
       } catch {
@@ -187,13 +207,17 @@
 
   // Returns null if pushapp rejects the request, and throws if the server is unavailable, or a proxy responds.
   async function request(address, name, body) {
-    const post = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
-    const options = { ...post, cache: "no-store", redirect: "error", signal: AbortSignal.timeout(REQUEST_TIMEOUT) };
-    const response = await fetch(new URL(name, address), options);
+    const response = await send(address, name, body);
     const json = await response.json();
     if (response.status === 200 && (json.ok || json.publicKey)) return json;
     if (response.status < 500 && json.code === response.status) return null;
     throw new Error(`unavailable: ${response.status}`);
+  }
+
+  async function send(address, name, body, more) {
+    const post = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+    const signal = AbortSignal.timeout(REQUEST_TIMEOUT);
+    return fetch(new URL(name, address), { ...post, ...more, cache: "no-store", redirect: "error", signal });
   }
 
   // --- Storage, shared with client.js

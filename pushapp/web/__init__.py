@@ -9,7 +9,7 @@ from flask_cors import CORS
 from flask_smorest import Api as SmorestApi
 
 from .. import instance
-from . import channels, health, messages, views  # noqa: F401  # their routes
+from . import channels, health, messages, receipts, views  # noqa: F401  # their routes
 from .routes import blueprint
 
 BLUEPRINT_NAME: str = blueprint.name

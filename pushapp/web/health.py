@@ -11,7 +11,7 @@ from ..database import autocommit
 from ..schema import VERSION_TABLE
 from .errors import RETRY_AFTER
 
-OLDEST_REVISION = "0005"  # the oldest migration this version works with; newer ones are compatible
+OLDEST_REVISION = "0006"  # the oldest migration this version works with; newer ones are compatible
 
 blueprint = Blueprint("health", __name__, description="For load balancers and supervisors")
 

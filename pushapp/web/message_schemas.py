@@ -27,7 +27,7 @@ VIBRATE = {
 
 class _Request(Schema):
     class Meta:
-        """Reject unknown members: dropped in silence, they would be lost."""
+        """Reject unknown members: they would be lost."""
 
         unknown = RAISE
 

@@ -12,7 +12,13 @@ from .blueprint import Blueprint
 from .parsing import require_json
 
 TOKEN_ENDPOINTS = {"pushapp.create_message", "pushapp.get_message", "pushapp.cancel_message"}
-PUBLIC_ENDPOINTS = {"pushapp.vapid_public_key", "pushapp.client", "pushapp.service_worker", "pushapp.renew"}
+PUBLIC_ENDPOINTS = {
+    "pushapp.client",
+    "pushapp.create_receipt",
+    "pushapp.renew",
+    "pushapp.service_worker",
+    "pushapp.vapid_public_key",
+}
 
 
 blueprint = Blueprint("pushapp", __name__, url_prefix="/push", description="Web Push subscriptions")

@@ -16,7 +16,7 @@ from marshmallow import (
     validates,
 )
 
-from ..config import vapid_signer
+from .. import keys as vapid_keys
 from ..models import MAX_LABEL_LENGTH
 from ..subscriptions import Subscription
 from ..webpush.endpoints import MAX_ENDPOINT_LENGTH, check_endpoint
@@ -39,14 +39,16 @@ def _validate_printable(text: str) -> None:
         raise ValidationError("Must be printable ASCII.")
 
 
-class _Body(Schema):
+class BrowserBody(Schema):
+    """A body that browsers send."""
+
     class Meta:
         """Ignore unknown fields: browsers add their own."""
 
         unknown = EXCLUDE
 
 
-class KeysSchema(_Body):
+class KeysSchema(BrowserBody):
     """The encryption keys of a subscription."""
 
     p256dh = P256DH(required=True, metadata={"format": "p256dh", "description": "65 bytes, base64url"})
@@ -65,13 +67,13 @@ LABEL = {
 }
 
 
-class LabelSchema(_Body):
+class LabelSchema(BrowserBody):
     """The user's name for a browser."""
 
     label = fields.String(required=True, validate=_validate_label, metadata=LABEL)
 
 
-class PushSubscriptionSchema(_Body):
+class PushSubscriptionSchema(BrowserBody):
     """A `PushSubscription` as its `toJSON()` gives it (Push API, section 8)."""
 
     endpoint = fields.String(
@@ -87,6 +89,16 @@ class PushSubscriptionSchema(_Body):
         metadata={"description": "milliseconds since 1970"},
     )
     keys = fields.Nested(KeysSchema, required=True)
+    application_server_key = P256DH(
+        data_key="applicationServerKey",
+        metadata={"format": "p256dh", "description": "the VAPID key it was made with, base64url"},
+    )
+
+    @validates("application_server_key")
+    def reject_other_key(self, value: str, data_key: str) -> None:
+        """Abort with 409 if the subscription was made with an unknown key: the page subscribes again."""
+        if value not in vapid_keys.signers().public_keys:
+            abort(409, "The subscription has another VAPID key: subscribe again with the current one.")
 
     @post_load
     def make_subscription(self, data: dict[str, Any], **_options: Any) -> Subscription:
@@ -95,26 +107,23 @@ class PushSubscriptionSchema(_Body):
         # A time in the past, of a wrong clock or a push service that sends 0, is unknown.
         known = expires_at if expires_at > datetime.now(UTC) else None
         keys = data["keys"]
-        return Subscription(data["endpoint"], keys["p256dh"], keys["auth"], known, data.get("label"))
+        return Subscription(
+            endpoint=data["endpoint"],
+            p256dh=keys["p256dh"],
+            auth=keys["auth"],
+            vapid_key=data.get("application_server_key"),
+            expires_at=known,
+            label=data.get("label"),
+        )
 
 
 class SubscriptionSchema(PushSubscriptionSchema):
     """A `PushSubscription`, and what pushapp's own page adds."""
 
     label = fields.String(validate=_validate_label, metadata=LABEL)
-    application_server_key = P256DH(
-        data_key="applicationServerKey",
-        metadata={"format": "p256dh", "description": "the VAPID key it was made with, base64url"},
-    )
-
-    @validates("application_server_key")
-    def reject_other_key(self, value: str, data_key: str) -> None:
-        """Abort with 409 if the subscription was made with another key: the page subscribes again."""
-        if value != vapid_signer().public_key:
-            abort(409, "The subscription has another VAPID key: subscribe again with the current one.")
 
 
-class RenewalSchema(_Body):
+class RenewalSchema(BrowserBody):
     """A subscription that replaces another one; `auth` of the old one proves that it is the same browser."""
 
     endpoint = fields.String(
@@ -126,7 +135,7 @@ class RenewalSchema(_Body):
     subscription = fields.Nested(PushSubscriptionSchema, required=True)
 
 
-class UnsubscribeSchema(_Body):
+class UnsubscribeSchema(BrowserBody):
     """Any well-formed endpoint: the rules may have changed since it was stored."""
 
     endpoint = fields.String(

@@ -7,8 +7,7 @@ from urllib.parse import quote
 
 from flask import Response, request
 
-from .. import subscriptions
-from ..config import vapid_signer
+from .. import keys, renewals, subscriptions
 from ..sending import outbox
 from ..sending.audience import Device
 from ..subscriptions import Subscription
@@ -49,7 +48,7 @@ def subscribe(subscription: Subscription) -> dict[str, int]:
 @blueprint.response(200, OkSchema)
 def renew(body: dict[str, Any]) -> dict[str, Any]:
     """Replace a subscription by the one that the same browser has now."""
-    if not subscriptions.renew(body["endpoint"], body["auth"], body["subscription"]):
+    if not renewals.renew(body["endpoint"], body["auth"], body["subscription"]):
         errors.abort(404, "There is no subscription with this endpoint and auth.")
     return {}
 
@@ -106,14 +105,15 @@ def delete_subscription(subscription_id: int) -> None:
 @blueprint.response(200, PublicKeySchema)
 def vapid_public_key() -> dict[str, str]:
     """Get the VAPID public key."""
-    return {"public_key": vapid_signer().public_key}
+    return {"public_key": keys.signers().public_key}
 
 
 @blueprint.get("/client.js")
 @blueprint.response(200, {"type": "string"}, content_type="text/javascript")
 def client() -> Response:
-    """Serve the ES module for the site's pages."""
-    return _script((STATIC / "client.js").read_text())
+    """Serve the ES module for the site's pages, with the current VAPID key."""
+    key = json.dumps(keys.signers().public_key)
+    return _script((STATIC / "client.js").read_text().replace('KEY = ""', f"KEY = {key}"))
 
 
 @blueprint.get("/service-worker.js")

@@ -40,20 +40,24 @@ class Recipient(Protocol):
     def keys_auth(self) -> str:
         """The user agent's authentication secret, base64url."""
 
+    @property
+    def vapid_key(self) -> str | None:
+        """The public key that it was subscribed with, base64url."""
+
 
 class Client:
     """Posts messages over reused connections to push services.
 
-    `authorization` returns the Authorization header for an origin; origins in `trusted` bypass the SSRF
-    check. `proxy` is an http, https or socks5h URL: a proxy looks up the names of push services, and checks
-    their addresses. `resolve` returns the addresses of a name and port; it may block. `max_connections` is
-    lowered to what the limit of file descriptors allows. `observe` is called with the origin, outcome and
-    duration in seconds of each push.
+    `authorization` returns the Authorization header for an origin and a VAPID key, or raises ValueError.
+    Origins in `trusted` bypass the SSRF check. `proxy` is an http, https or socks5h URL: a proxy looks up the
+    names of push services, and checks their addresses. `resolve` returns the addresses of a name and port; it
+    may block. `max_connections` is lowered to what the limit of file descriptors allows. `observe` is called
+    with the origin, outcome and duration in seconds of each push.
     """
 
     def __init__(
         self,
-        authorization: Callable[[str], str],
+        authorization: Callable[[str, str | None], str],
         trusted: Collection[str] = (),
         *,
         proxy: str | None = None,
@@ -82,14 +86,15 @@ class Client:
         """
         try:
             origin = check_endpoint(recipient.endpoint, self._trusted)
+            name = str(origin)
+            authorization = self._authorization(name, recipient.vapid_key)
             body = encrypt(payload, recipient.keys_p256dh, recipient.keys_auth)
         except ValueError as error:
             return Outcome(Result.FAILED, counts_against=Counted.SUBSCRIPTION, reason=str(error))
-        name = str(origin)
         headers = [
             f"TTL: {ttl}",
             f"Urgency: {urgency.value}",
-            f"Authorization: {self._authorization(name)}",
+            f"Authorization: {authorization}",
             *_HEADERS,
         ]
         if topic is not None:

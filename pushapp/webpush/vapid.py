@@ -3,6 +3,7 @@
 import base64
 import re
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -46,6 +47,29 @@ class Signer:
     def _sign(self, origin: str, expires_at: int) -> str:
         claims = {"aud": origin, "exp": expires_at, "sub": self._subject}
         return str(self._vapid.sign(claims)["Authorization"])
+
+
+class Signers:
+    """Sign with the key that a subscription was made with: it accepts no other (RFC 8292, section 4.2).
+
+    `key_pairs` begins with the key for new subscriptions; older ones follow, the oldest last.
+    """
+
+    def __init__(self, key_pairs: Sequence[KeyPair], subject: str = PLACEHOLDER_SUBJECT):
+        self._signers = {pair.public: Signer(pair, subject) for pair in key_pairs}
+        self.public_keys = tuple(self._signers)
+        self.public_key = self.public_keys[0]  # for new subscriptions
+
+    def authorization(self, origin: str, public_key: str | None) -> str:
+        """Return the Authorization header for a push service's origin (RFC 8292, section 3).
+
+        Without a public key, of a subscription that was stored before its key was, the oldest key signs.
+        Raises ValueError if the private key of `public_key` is not there.
+        """
+        signer = self._signers.get(public_key or self.public_keys[-1])
+        if signer is None:
+            raise ValueError("the private key of its VAPID key is missing: see `flask push keys`")
+        return signer.authorization(origin)
 
 
 def generate_key_pair() -> KeyPair:

@@ -52,6 +52,10 @@ DELETE_DATA = """
         Services.clearData.deleteData(Ci.nsIClearDataService.CLEAR_ALL, { onDataDeleted: resolve });
     });
 """
+SHOWN_TITLES = """
+    const titleOf = (alert) => alert.document.getElementById("alertTitleLabel")?.value;
+    return [...Services.wm.getEnumerator("alert:alert")].map(titleOf);
+"""
 # The alert window has no buttons for actions: its listener is told, as the system's alerts do.
 CLICK_NOTIFICATION = """
     const [title, name] = args;
@@ -64,6 +68,14 @@ CLICK_NOTIFICATION = """
         const action = { action: name, title: name, QueryInterface: ChromeUtils.generateQI(["nsIAlertAction"]) };
         alert.gAlertListener.observe(action, "alertclickcallback", alert.gAlertCookie);
     }
+    return true;
+"""
+# As the system's alerts do when the user dismisses one.
+DISMISS_NOTIFICATION = """
+    const titleOf = (alert) => alert.document.getElementById("alertTitleLabel")?.value;
+    const alert = [...Services.wm.getEnumerator("alert:alert")].find((alert) => titleOf(alert) === args[0]);
+    if (alert?.document.readyState !== "complete") return false;
+    alert.gAlertListener.observe(null, "alertfinished", alert.gAlertCookie);
     return true;
 """
 
@@ -150,9 +162,17 @@ class Firefox(Browser):
         """Wait until a tab shows a URL."""
         wait_until(lambda: url in self.tabs())
 
+    def wait_for_alert(self, title: str) -> None:
+        """Wait until a notification with this title is on the screen, whatever page is open."""
+        wait_until(lambda: title in self.run_privileged(SHOWN_TITLES))
+
     def click_notification(self, title: str, action: str | None = None) -> None:
         """Wait until a notification with this title is shown, and click it, or one of its actions."""
         wait_until(lambda: self.run_privileged(CLICK_NOTIFICATION, title, action))
+
+    def dismiss_notification(self, title: str) -> None:
+        """Wait until a notification with this title is shown, and dismiss it."""
+        wait_until(lambda: self.run_privileged(DISMISS_NOTIFICATION, title))
 
     def screenshot(self, path: Path, width: int, height: int) -> None:
         """Save a screenshot of the page, in a window of this size in pixels."""

@@ -36,6 +36,7 @@ class PushService:
         self.responses: list[int] = []  # the status of each posted message
         self.received: list[dict[str, Any]] = []  # from the browser
         self.channels: dict[str, str] = {}  # by endpoint
+        self.vapid_keys: dict[str, str] = {}  # by channel
         self._undelivered: list[tuple[str, str]] = []  # endpoint, body
         self._connections: list[ServerConnection] = []
         self._user_agent = uuid.uuid4().hex
@@ -70,10 +71,15 @@ class PushService:
             with contextlib.suppress(ConnectionClosed):
                 connection.close()
 
-    def post(self, endpoint: str, body: str) -> int:
-        """Accept a message (RFC 8030), and return the status; it is stored while the browser is closed."""
+    def post(self, endpoint: str, body: str, vapid_key: str) -> int:
+        """Accept a message (RFC 8030), and return the status; it is stored while the browser is closed.
+
+        It must be signed with the key that the browser subscribed with (RFC 8292, section 4.2).
+        """
         if endpoint not in self.channels:
             return 410
+        if self.vapid_keys[self.channels[endpoint]] != vapid_key:
+            return 401
         try:
             self.deliver(endpoint, body)
         except (ConnectionClosed, IndexError):
@@ -137,6 +143,7 @@ class PushService:
             case {"messageType": "hello"}:
                 fields = {"uaid": self._user_agent, "use_webpush": True, "broadcasts": {}}
             case {"messageType": "register", "channelID": channel}:
+                self.vapid_keys[channel] = message.get("key", "").rstrip("=")
                 fields = {"channelID": channel, "pushEndpoint": self._register(channel)}
             case {"messageType": "unregister", "channelID": channel}:
                 for endpoint in self._endpoints_of(channel):
@@ -160,8 +167,8 @@ def _handler(push_service: PushService) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            verify(self.headers["Authorization"])
-            status = push_service.post(push_service.origin + self.path, base64url(body))
+            key = verify(self.headers["Authorization"])["k"]
+            status = push_service.post(push_service.origin + self.path, base64url(body), key)
             push_service.responses.append(status)
             self.send_response(status)
             self.send_header("Content-Length", "0")

@@ -25,7 +25,7 @@ SILENT = Message(title="silent", silent=True)
 
 
 def check_whole(shown: dict[str, Any], site: str) -> set[str]:
-    """Check the members that a browser has kept of MESSAGE, and return their names; `site` is its origin."""
+    """Check the members that a browser stores of MESSAGE, and return their names; `site` is its origin."""
     expected = {
         "title": "Grüße 🎉",
         "body": "日本語",

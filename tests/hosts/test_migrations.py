@@ -55,6 +55,8 @@ OURS = {
     "push_batches",
     "push_outcomes",
     "push_daily_counts",
+    "push_receipts",
+    "push_receipt_counts",
 }
 VERSIONS = {"alembic_version", "push_alembic_version"}
 

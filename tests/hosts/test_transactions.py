@@ -100,14 +100,14 @@ def test_a_savepoint_takes_its_message_back(host: Host, push_server: PushServer)
         host.db.engine.dispose()
     session = host.db.session
     insert_user(session.connection(), host)
-    kept = pushapp.send(Message(title="kept"), to="alice", connection=session.connection())
+    message_id = pushapp.send(Message(title="first"), to="alice", connection=session.connection())
     savepoint = session.begin_nested()
     pushapp.send(Message(title="taken back"), to="alice", connection=session.connection())
     savepoint.rollback()
     session.commit()
     deliver(host.app)
-    assert [push.message["notification"]["title"] for push in push_server.pushes] == ["kept"]
-    assert outbox.status(kept).sent == 1
+    assert [push.message["notification"]["title"] for push in push_server.pushes] == ["first"]
+    assert outbox.status(message_id).sent == 1
 
 
 def test_a_scheduled_message_and_an_idempotency_key_are_part_of_it(host: Host) -> None:

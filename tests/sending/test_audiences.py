@@ -43,7 +43,7 @@ NONE = {"alice": [0, 0], "bob": [0, 0], "carol": [0, 0]}
     ("to", "exclude", "expected"),
     [
         (["alice", "bob"], [], ALL | {"carol": [0, 0]}),
-        (("alice", "alice", "nobody"), [], NONE | {"alice": [1, 1]}),
+        (("alice", "alice", "unknown"), [], NONE | {"alice": [1, 1]}),
         ({"alice", "bob"}, ["bob"], NONE | {"alice": [1, 1]}),
         ("alice", ["alice"], NONE),
         ([], [], NONE),

@@ -8,7 +8,7 @@ from pushapp.webpush.client import Client
 from pushapp.webpush.message import Message, Urgency
 from pushapp.webpush.resolver import Resolve, look_up
 from pushapp.webpush.responses import Outcome
-from pushapp.webpush.vapid import Signer, generate_key_pair
+from pushapp.webpush.vapid import Signers, generate_key_pair
 from tests.support.push_server import PushServer
 
 KEY_PAIR = generate_key_pair()
@@ -23,6 +23,7 @@ class Recipient(NamedTuple):
     endpoint: str
     keys_p256dh: str
     keys_auth: str
+    vapid_key: str | None = None
 
 
 def recipient(subscription: dict[str, Any], recipient_id: int = 1) -> Recipient:
@@ -54,7 +55,7 @@ def deliver(
 
     async def run() -> list[Outcome]:
         trusted = [push_server.origin] if push_server else []
-        signer = Signer(KEY_PAIR, SUBJECT)
+        signer = Signers([KEY_PAIR], SUBJECT)
         async with Client(signer.authorization, trusted, resolve=resolver) as client:
             outcomes: list[Outcome] = []
             for _ in range(rounds):

@@ -174,7 +174,7 @@ class TestSession:
             "/healthz", "/readyz", "/openapi.json", "/push/vapid-public-key", "/push/client.js",
             "/push/service-worker.js",
         }  # fmt: skip
-        by_possession = {"/push/renew"}
+        by_possession, off = {"/push/renew"}, {"/push/receipts"}
         client = app.test_client()
         rules = [
             rule for rule in app.url_map.iter_rules() if not rule.endpoint.startswith("pushapp.dashboard.")
@@ -184,5 +184,13 @@ class TestSession:
                 path = re.sub("<.*>", "1", rule.rule)
                 with client.open(path, method=method, json={}) as response:
                     status = response.status_code
-                expected = 200 if rule.rule in public else 422 if rule.rule in by_possession else 401
+                expected = (
+                    404
+                    if rule.rule in off
+                    else 200
+                    if rule.rule in public
+                    else 422
+                    if rule.rule in by_possession
+                    else 401
+                )
                 assert status == expected, (method, path, status)

@@ -81,3 +81,10 @@ def test_the_module_exports_what_the_types_declare() -> None:
 
 def test_the_worker_can_only_be_registered_for_the_prefix(client: FlaskClient) -> None:
     assert "Service-Worker-Allowed" not in client.get("/push/service-worker.js").headers
+
+
+def test_the_module_holds_the_current_key(make_app: Callable[..., Flask]) -> None:
+    client = make_app().test_client()
+    key = client.get("/push/vapid-public-key").json["publicKey"]
+    assert f'const KEY = "{key}";' in client.get("/push/client.js").text
+    assert (STATIC / "client.js").read_text().count('const KEY = "";') == 1

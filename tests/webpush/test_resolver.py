@@ -12,7 +12,7 @@ import pytest
 
 from pushapp.webpush.client import Client
 from pushapp.webpush.responses import Counted, Outcome
-from pushapp.webpush.vapid import Signer
+from pushapp.webpush.vapid import Signers
 from tests.support.delivery import KEY_PAIR, SUBJECT, Resolver, deliver, push, results
 from tests.support.deployment import ROOT
 from tests.support.push_server import PushServer
@@ -115,7 +115,7 @@ def hang() -> Iterator[Callable[[], object]]:
 
 
 def client(resolve: Callable[[str, int], list[str]], *trusted: str) -> Client:
-    return Client(Signer(KEY_PAIR, SUBJECT).authorization, trusted, resolve=resolve)
+    return Client(Signers([KEY_PAIR], SUBJECT).authorization, trusted, resolve=resolve)
 
 
 def test_unresponsive_name_servers_delay_only_their_own_messages(

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from pushapp.webpush.vapid import TOKEN_LIFETIME, Signer, generate_key_pair
+from pushapp.webpush.vapid import TOKEN_LIFETIME, Signer, Signers, generate_key_pair
 from tests.support.push_server import verify
 
 KEY_PAIR = generate_key_pair()
@@ -38,6 +38,19 @@ def test_a_token_is_replaced_before_it_expires(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("pushapp.webpush.vapid.time.time", lambda: now + TOKEN_LIFETIME - 60)
     assert signer.authorization("https://a.net") != first
     assert verify(signer.authorization("https://a.net"))["exp"] > now + TOKEN_LIFETIME
+
+
+def test_each_key_signs_for_the_subscriptions_made_with_it() -> None:
+    older, oldest = generate_key_pair(), generate_key_pair()
+    signers = Signers([KEY_PAIR, older, oldest], SUBJECT)
+    assert signers.public_key == KEY_PAIR.public
+    for pair in (KEY_PAIR, older, oldest):
+        header = signers.authorization("https://a.net", pair.public)
+        assert verify(header)["k"] == pair.public
+        assert signers.authorization("https://a.net", pair.public) == header
+    assert verify(signers.authorization("https://a.net", None))["k"] == oldest.public
+    with pytest.raises(ValueError, match="flask push keys"):
+        signers.authorization("https://a.net", generate_key_pair().public)
 
 
 @pytest.mark.parametrize("seconds", [2 * 24 * 60 * 60, -2 * 24 * 60 * 60])
