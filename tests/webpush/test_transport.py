@@ -32,7 +32,7 @@ def subscription(endpoint: str) -> dict[str, Any]:
 
 
 def client(*trusted: str, resolve: Any = LOOPBACK, **settings: Any) -> Client:
-    return Client(lambda origin: "vapid t=x, k=y", trusted, resolve=resolve, **settings)
+    return Client(lambda origin, vapid_key: "vapid t=x, k=y", trusted, resolve=resolve, **settings)
 
 
 def push_to(endpoints: list[str], *, trusted: list[str], rounds: int = 1, **settings: Any) -> list[Outcome]:
