@@ -7,7 +7,7 @@ import pytest
 from flask import Flask
 
 from pushapp import EVERYONE, Channel, Device
-from pushapp.diagnostics import messages
+from pushapp.diagnostics import messages, queue
 from pushapp.sending import statistics
 from tests.support.operators import push, subscribe
 from tests.support.push_server import PushServer
@@ -74,6 +74,16 @@ class TestStatus:
         assert text.index(f"message {second} to everyone") < text.index(f"message {first} to one user")
         drain(app)
         assert "Messages under way: none." in push(app, "status")
+
+    @queued_only
+    def test_a_long_queue_is_not_counted_to_its_end(
+        self, app: Flask, push_server: PushServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(queue, "MAX_BATCHES", 2)
+        subscribe(app, "alice", push_server.subscription())
+        for _ in range(3):
+            enqueue(app, "alice")
+        assert "Queue: 2 or more batches due, with 2 or more recipients, the oldest" in push(app, "status")
 
     @queued_only
     def test_shows_progress(self, app: Flask, push_server: PushServer) -> None:
