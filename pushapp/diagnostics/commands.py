@@ -10,12 +10,12 @@ from ..database import autocommit
 from ..models import MAX_ID
 from ..sending import statistics
 from ..sending.clock import database_time
-from . import checks, devices, messages, queue
+from . import checks, connections, devices, messages, queue
 from .devices import at
 
 
 @click.command()
-@click.option("--connect", is_flag=True, help="Also connect to the push services, by DNS and TLS.")
+@click.option("--connect", is_flag=True, help="Also connect to the push services, as workers do.")
 @with_appcontext
 @click.pass_context
 def check(context: click.Context, connect: bool) -> None:
@@ -26,7 +26,7 @@ def check(context: click.Context, connect: bool) -> None:
     """
     findings = [*checks.check_settings(), *checks.check_database()]
     if connect:
-        findings += checks.check_connections()
+        findings += connections.check_connections()
     for finding in findings:
         click.echo(f"{'ok ' if finding.is_ok else 'fix'}  {finding.text}")
     if not all(finding.is_ok for finding in findings):

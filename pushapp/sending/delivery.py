@@ -36,10 +36,11 @@ logger = logging.getLogger(__name__)
 
 
 def create_client(app: Flask) -> Client:
-    """Return a client with an application's VAPID keys and trusted push services."""
+    """Return a client with an application's VAPID keys, trusted push services and proxy."""
     return Client(
         keys.signers().authorization,
         app.config["PUSH_TRUSTED_PUSH_SERVICES"],
+        proxy=app.config["PUSH_PROXY"],
         observe=app.extensions.get("push_observer"),
     )
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from click.testing import Result
 from flask import Flask
 
 from tests.conftest import signed_in
@@ -22,3 +23,16 @@ def subscribe(app: Flask, user: str, body: dict[str, Any], **fields: str) -> dic
     """Store a user's subscription."""
     assert post(signed_in(app, user), body | fields).status_code == 200
     return body
+
+
+def check(app: Flask, *arguments: str) -> Result:
+    """Run `flask push check`."""
+    return app.test_cli_runner().invoke(args=["push", "check", *arguments])
+
+
+def to_fix(done: Result) -> list[str]:
+    """Return the lines of `flask push check` that say what to fix."""
+    assert done.exit_code == (1 if "\nfix" in f"\n{done.stdout}" else 0), done.output
+    lines = done.stdout.splitlines()
+    assert all(line.startswith(("ok   ", "fix  ")) for line in lines)
+    return [line[5:] for line in lines if line.startswith("fix")]
