@@ -45,6 +45,7 @@ SETTINGS: Mapping[str, Setting] = {
     "PUSH_METRICS": Setting(False, check.boolean),
     "PUSH_OPENAPI_URL_PREFIX": Setting(None, check.url_prefix),
     "PUSH_PREPARE_THRESHOLD": Setting(5, check.prepare_threshold),
+    "PUSH_PROXY": Setting(None, check.proxy),
     "PUSH_RECEIPTS": Setting(False, check.boolean),
     "PUSH_SESSION_USER_KEY": Setting("user_id", check.text),
     "PUSH_SITE_URL": Setting(None, check.site_url),

@@ -10,6 +10,7 @@ from .standard_webhooks import check_url, parse_secret
 from .webpush.endpoints import parse_origin
 
 CHANNEL_NAME = re.compile("[a-z0-9._-]{1,64}")
+PROXY = re.compile("(?:https?|socks5h)://[!-~]+", re.IGNORECASE)
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
@@ -96,6 +97,23 @@ def site_url(value: object) -> str | None:
     except ValueError:
         raise ValueError("must be your site's origin, such as https://example.com") from None
     return origin
+
+
+def proxy(value: object) -> str | None:
+    """Accept a proxy's http, https or socks5h URL, also with a name and password, or nothing."""
+    if value is None:
+        return None
+    try:
+        if not isinstance(value, str) or not PROXY.fullmatch(value):
+            raise ValueError
+        parts = urlsplit(value)
+        if not parts.hostname or parts.port == 0 or parts.path.strip("/") or parts.query or parts.fragment:
+            raise ValueError
+    except ValueError:  # without the value, which may hold a password
+        raise ValueError(
+            "must be the http://, https:// or socks5h:// URL of a proxy, such as http://proxy.example.com:3128"
+        ) from None
+    return value
 
 
 def integer(minimum: int) -> Callable[[object], int]:

@@ -11,7 +11,7 @@ from flask import Flask
 from sqlalchemy import event
 
 import pushapp
-from pushapp import EVERYONE, Message, create_app
+from pushapp import EVERYONE, Channel, Device, Message, create_app
 from pushapp.database import engine
 from pushapp.sending import statistics
 from tests.conftest import SETTINGS, signed_in
@@ -131,6 +131,38 @@ class TestPages:
         for path in (PAGE, f"{PAGE}/messages/{message}"):
             assert "To everyone: &lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in get(app, path)
 
+    def test_titles_are_those_of_messages_to_channels_and_everyone(self, app: Flask) -> None:
+        for to, name in (
+            (["alice", "bob"], "To 2 users"),
+            (Device(7), "To one device"),
+            (Channel("news"), "To channel news: A title"),
+            (EVERYONE, "To everyone (excluding one user): A title"),
+        ):
+            exclude = ["carol"] if to is EVERYONE else []
+            message = enqueue(app, to, Message(title="A title"), exclude=exclude)
+            for path in (PAGE, f"{PAGE}/messages/{message}"):
+                text = text_of(get(app, path))
+                assert f"{name} " in text
+                assert not any(user in text for user in ("alice", "bob", "carol"))
+
+    def test_a_scheduled_message_and_a_cancelled_one(
+        self, app: Flask, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("pushapp.dashboard.NEWEST_MESSAGES", 1)
+        tomorrow = datetime.now(UTC) + timedelta(days=1)
+        message, _ = (enqueue(app, "alice", at=tomorrow) for _ in range(2))
+        text = f"{tomorrow:%Y-%m-%d %H:%M:%S} UTC"
+        assert text_of(get(app)).count(f"Scheduled for {text}") == 2
+        page = text_of(get(app, f"{PAGE}/messages/{message}"))
+        assert "State scheduled" in page
+        assert f"scheduled for {text} ; its TTL is over {tomorrow + timedelta(days=1):%Y-%m-%d}" in page
+        with app.app_context():
+            pushapp.cancel(message)
+        page = text_of(get(app, f"{PAGE}/messages/{message}"))
+        assert "State cancelled" in page
+        assert f"; cancelled {datetime.now(UTC):%Y-%m-%d}" in page
+        assert "scheduled for" not in page
+
     @queued_only
     def test_a_message_under_way_stays_among_the_newest(
         self, app: Flask, push_server: PushServer, monkeypatch: pytest.MonkeyPatch
@@ -225,7 +257,7 @@ def test_costs_few_statements_and_never_counts_subscriptions(app: Flask, stateme
     statements.clear()
     get(app)
     few = len(statements)
-    assert few <= 9
+    assert few <= 11
     for _ in range(5):
         enqueue(app, EVERYONE)
     statements.clear()

@@ -56,6 +56,7 @@ INVALID = [
     *[("PUSH_MESSAGE_RETENTION_DAYS", value, "must be an integer of at least 1") for value in (0, -1, 1.5, "30", True, None)],
     *[("PUSH_MAX_SUBSCRIPTIONS_PER_USER", value, "must be an integer of at least 1") for value in (0, "5", 1.5, True, None)],
     *[("PUSH_RECEIPTS", value, "must be true or false") for value in ("no", 2, None)],
+    *[("PUSH_PROXY", value, "PUSH_PROXY must be the http://, https:// or socks5h:// URL of a proxy") for value in ("", 5, "proxy:3128", "socks5://proxy", "ftp://proxy", "http://", "http://:3128", "http://proxy:0", "http://proxy:99999", "http://proxy:x", "http://proxy/path", "http://proxy?x", "http://proxy#x", "http://pro\nxy", "http://pröxy", "http://[::1", ["http://proxy"])],
     *[("PUSH_SESSION_USER_KEY", value, "must be a text") for value in ("", None, 5)],
     *[("PUSH_API_TOKENS", value, "must be a list of texts") for value in ("token", [""], [5], None, {"token"}, [b"token"])],
     *[("PUSH_ALLOWED_ORIGINS", value, "PUSH_ALLOWED_ORIGINS") for value in ("https://a.example", ["*"], ["a.example"], [5], None, ["https://a.example/path"])],
@@ -103,6 +104,11 @@ VALID = [
     ("PUSH_ALLOWED_ORIGINS", {"HTTPS://A.example:443"}, ["https://a.example"]),
     ("PUSH_API_TOKENS", ("token",), ["token"]),
     ("PUSH_CHANNELS", ("news", "a.b_c-9", "news"), ["news", "a.b_c-9"]),
+    ("PUSH_PROXY", None, None),
+    *[
+        ("PUSH_PROXY", url, url)
+        for url in ("http://proxy.example.com:3128", "https://user:p%40ss@proxy", "socks5h://[::1]:1080/")
+    ],
     ("PUSH_SITE_URL", "HTTPS://Example.com:443", "https://example.com"),
     *[
         ("PUSH_SITE_URL", url, url)

@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ..database import autocommit, is_transient, summarize
 from ..diagnostics import messages, queue
 from ..sending import statistics
+from ..sending.clock import database_time
 from ..web import routes
 from ..web.auth import require_password
 from ..web.errors import RETRY_AFTER, abort
@@ -61,16 +62,18 @@ def overview() -> Response:
     """Show subscriptions, queue, messages and push services."""
 
     def read(connection: Connection) -> dict[str, Any]:
-        today = datetime.now(UTC).date()
+        now = database_time(connection)
+        today = now.date()
         days = [today - timedelta(days=ago) for ago in reversed(range(DAYS))]
         counts = statistics.daily_counts(connection, days[0])
         newest = messages.newest_ids(connection, NEWEST_MESSAGES)
-        ids = {*newest, *messages.under_way_ids(connection)}
+        scheduled = messages.scheduled_ids(connection, now)
+        ids = {*newest, *messages.under_way_ids(connection, now), *scheduled}
         services = messages.outcomes_by_push_service(connection)
         return {
             "subscriptions": charts.Subscriptions.of(days, counts),
-            "queue": queue.read_queue(connection),
-            "messages": [charts.of_message(each) for each in messages.progress(connection, ids)],
+            "queue": queue.read_queue(connection, now),
+            "messages": [charts.of_message(each) for each in messages.progress(connection, ids, now)],
             "services": charts.of_push_services(services),
             "recent": messages.RECENT_MESSAGES,
         }
@@ -83,7 +86,7 @@ def message(message_id: int) -> Response:
     """Show one message's outcomes by push service."""
 
     def read(connection: Connection) -> dict[str, Any]:
-        found = messages.progress(connection, [message_id])
+        found = messages.progress(connection, [message_id], database_time(connection))
         if not found:
             abort(404, "There is no message with this id.")
         services = messages.outcomes_by_push_service(connection, message_id)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import NamedTuple, Self
 
-from ..diagnostics.messages import Progress
+from ..diagnostics.messages import Progress, describe_audience
 from ..webpush.push_services import BROWSERS, OTHER
 
 OUTCOMES = ("sent", "gone", "failed", "expired", "replaced", "cancelled", "waiting")
@@ -50,6 +50,8 @@ class MessageRow(NamedTuple):
     name: str
     state: str
     created_at: datetime
+    scheduled_for: datetime | None  # None: it is due, or was cancelled
+    cancelled_at: datetime | None
     expires_at: datetime
     recipients: int
     more: str  # "+" while recipients are still counted
@@ -58,14 +60,16 @@ class MessageRow(NamedTuple):
 
 
 def of_message(progress: Progress) -> MessageRow:
-    """Return the row of a message; a message to one user shows neither user nor content."""
-    is_broadcast = progress.user_id is None
+    """Return the row of a message: no users, and a title only if it is to a channel or everyone."""
+    title = f": {progress.message.title}" if progress.audience.is_broadcast else ""
     counts = {**progress.outcomes, "waiting": progress.waiting if progress.is_under_way else 0}
     return MessageRow(
         id=progress.id,
-        name=f"To everyone: {progress.message.title}" if is_broadcast else "To one user",
+        name=f"To {describe_audience(progress.audience)}{title}",
         state=progress.state,
         created_at=progress.created_at,
+        scheduled_for=progress.send_at if progress.state == "scheduled" else None,
+        cancelled_at=progress.cancelled_at,
         expires_at=progress.expires_at,
         recipients=progress.recipients,
         more="" if progress.is_counted else "+",

@@ -1,12 +1,7 @@
-"""Checks of a deployment: settings, keys, the database, its clock, workers, connections to push services."""
+"""Checks of a deployment: settings, keys, the database, its clock, workers."""
 
-import socket
-import ssl
-import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from typing import NamedTuple
 
 from alembic.migration import MigrationContext
@@ -19,19 +14,11 @@ from .. import keys
 from ..config import DEFAULT_DATABASE_URL
 from ..database import autocommit, engine, summarize
 from ..schema import VERSION_TABLE, alembic_config
-from ..webpush.endpoints import Origin, is_public_address, origin_of
 from .queue import workers_alive
 
 MIN_SECRET_LENGTH = 16  # characters
 MAX_CLOCK_SKEW = timedelta(seconds=5)
 OLDEST_POSTGRESQL = (14,)
-CONNECT_TIMEOUT = 5  # seconds, per address
-PUSH_SERVICES = (
-    "https://fcm.googleapis.com",
-    "https://updates.push.services.mozilla.com",
-    "https://web.push.apple.com",
-    "https://wns2-par02p.notify.windows.com",
-)
 UPGRADE = "run `flask push db upgrade`"
 
 
@@ -74,14 +61,6 @@ def check_database() -> list[Finding]:
         name, host = engine().url.database, engine().url.host
         where = f"the database {name} at {host}" if host else f"the database {name}"
         return [Finding(False, f"{where} is unavailable: start it, or correct DATABASE_URL ({reason})")]
-
-
-def check_connections() -> Iterable[Finding]:
-    """Check names, routes and TLS to the known push services and PUSH_TRUSTED_PUSH_SERVICES."""
-    trusted = current_app.config["PUSH_TRUSTED_PUSH_SERVICES"]
-    origins = [origin_of(url) for url in (*PUSH_SERVICES, *trusted)]
-    with ThreadPoolExecutor(len(origins)) as pool:
-        return list(pool.map(lambda origin: _check_connection(origin, str(origin) in trusted), origins))
 
 
 def _check_keys(app: Flask) -> Finding:
@@ -178,31 +157,3 @@ def _check_workers(connection: Connection) -> Finding:
     if not alive:
         return Finding(False, "no worker is alive, so messages stay queued: start `flask push worker`")
     return Finding(True, f"workers: {alive} alive")
-
-
-def _check_connection(origin: Origin, is_trusted: bool) -> Finding:
-    started_at = time.monotonic()
-    try:
-        with socket.create_connection((origin.host.strip("[]"), origin.port), CONNECT_TIMEOUT) as connection:
-            address = connection.getpeername()[0]
-            if not is_trusted and not is_public_address(ip_address(address)):
-                return Finding(
-                    False, f"{origin}: its name resolves to {address}, which is not public: correct DNS"
-                )
-            protocol = "TCP"
-            if origin.scheme == "https":
-                context = ssl.create_default_context()
-                with context.wrap_socket(connection, server_hostname=origin.host.strip("[]")) as encrypted:
-                    protocol = encrypted.version() or "TLS"
-    except socket.gaierror as error:
-        return Finding(False, f"{origin}: its name does not resolve: correct DNS ({error.strerror})")
-    except ssl.SSLCertVerificationError as error:
-        return Finding(
-            False,
-            f"{origin}: its certificate is not valid here: update the CA certificates, or exempt it from the"
-            f" proxy that intercepts TLS ({error.verify_message})",
-        )
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        return Finding(False, f"{origin}: allow connections to port {origin.port} in the firewall ({reason})")
-    return Finding(True, f"{origin}: {protocol} after {time.monotonic() - started_at:.2f} s")

@@ -1,6 +1,7 @@
 """`flask push check`, `status` and `why`."""
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 import click
 from flask.cli import with_appcontext
@@ -8,12 +9,13 @@ from flask.cli import with_appcontext
 from ..database import autocommit
 from ..models import MAX_ID
 from ..sending import statistics
-from . import checks, devices, messages, queue
+from ..sending.clock import database_time
+from . import checks, connections, devices, messages, queue
 from .devices import at
 
 
 @click.command()
-@click.option("--connect", is_flag=True, help="Also connect to the push services, by DNS and TLS.")
+@click.option("--connect", is_flag=True, help="Also connect to the push services, as workers do.")
 @with_appcontext
 @click.pass_context
 def check(context: click.Context, connect: bool) -> None:
@@ -24,7 +26,7 @@ def check(context: click.Context, connect: bool) -> None:
     """
     findings = [*checks.check_settings(), *checks.check_database()]
     if connect:
-        findings += checks.check_connections()
+        findings += connections.check_connections()
     for finding in findings:
         click.echo(f"{'ok ' if finding.is_ok else 'fix'}  {finding.text}")
     if not all(finding.is_ok for finding in findings):
@@ -40,16 +42,17 @@ def status() -> None:
     """
     _print_subscriptions(statistics.count_subscriptions())
     with autocommit() as connection:
-        state = queue.read_queue(connection)
-        under_way = messages.progress(connection, messages.under_way_ids(connection))
+        now = database_time(connection)
+        state = queue.read_queue(connection, now)
+        under_way = messages.progress(connection, messages.under_way_ids(connection, now), now)
+        scheduled = messages.progress(connection, messages.scheduled_ids(connection, now), now)
     more = " or more" if state.is_longer else ""
     oldest = f", the oldest for {state.age:.0f} s" if state.batches else ""
     click.echo(f"Queue: {state.batches}{more} batches due, with {state.recipients}{more} recipients{oldest}.")
     if state.workers is not None:
         click.echo(f"Workers: {state.workers} alive.")
-    click.echo(f"Messages under way: {len(under_way) or 'none'}.")
-    for message in under_way:
-        click.echo(f"  {_progress(message)}")
+    _print_messages("Messages under way", under_way)
+    _print_messages("Messages scheduled", scheduled)
 
 
 @click.command()
@@ -59,22 +62,27 @@ def status() -> None:
 def why(user: str, message_id: int | None) -> None:
     """Print what became of USER's devices, or of the message with the id MESSAGE on them."""
     with autocommit() as connection:
+        now = database_time(connection)
         message = None
         if message_id is not None:
-            message = next(iter(messages.progress(connection, [message_id])), None)
+            message = next(iter(messages.progress(connection, [message_id], now)), None)
             if message is None:
                 raise click.ClickException(f"there is no message {message_id}")
-        found = devices.devices_of(connection, user)
-        ids = [device.id for device in found]
-        waiting = devices.waiting_batches(connection, user, ids, message_id)
+        found = devices.read_user(connection, user)
+        waiting = devices.waiting_batches(connection, found, message_id)
     if message is not None:
         click.echo(_progress(message))
-        if message.user_id not in (None, user):
-            raise click.ClickException(f"message {message.id} was sent to another user")
-    if not found:
+        if not found.is_addressed(message.audience, message.user_id):
+            channel = message.audience.channel
+            reason = f": {user} is not a member of the channel {channel}" if channel else ""
+            raise click.ClickException(f"message {message.id} was not for this user{reason}")
+        if user in message.audience.exclude:
+            click.echo(f"{user} was left out by exclude.")
+            return
+    if not found.devices:
         click.echo(f"{user} has no subscriptions: notifications are on in none of this user's browsers.")
-    for device in found:
-        click.echo(devices.describe(device, waiting, message))
+    for device in found.devices:
+        click.echo(devices.describe(device, waiting, now, message))
 
 
 def _print_subscriptions(counts: Counter[tuple[str, str]]) -> None:
@@ -88,12 +96,21 @@ def _print_subscriptions(counts: Counter[tuple[str, str]]) -> None:
         click.echo(f"  {service}: {numbers.total()} ({parts})")
 
 
+def _print_messages(title: str, found: Sequence[messages.Progress]) -> None:
+    more = " or more" if len(found) == messages.MAX_MESSAGES else ""
+    click.echo(f"{title}: {len(found) or 'none'}{more}.")
+    for message in found:
+        click.echo(f"  {_progress(message)}")
+
+
 def _progress(message: messages.Progress) -> str:
-    to = "everyone" if message.user_id is None else "one user"
+    to = messages.describe_audience(message.audience)
+    line = f"message {message.id} to {to}, created {at(message.created_at)}"
+    if message.state == "scheduled":
+        return f"{line}, scheduled for {at(message.starts_at)}"
+    state = f"cancelled at {at(message.cancelled_at)}" if message.cancelled_at else message.state
     more = "" if message.is_counted else " or more"
     parts = [f"{number} {outcome}" for outcome, number in message.outcomes.items()]
     parts += [f"{message.waiting}{more} waiting"] if message.is_under_way else []
-    return (
-        f"message {message.id} to {to}, created {at(message.created_at)}, {message.state}:"
-        f" {', '.join(parts) or 'no recipients'} of {message.recipients}{more}"
-    )
+    counts = f"{', '.join(parts)} of {message.recipients}{more}" if parts else "no recipients"
+    return f"{line}, {state}: {counts}"

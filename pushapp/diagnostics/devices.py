@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, or_, select
 
-from ..models import PushBatch, PushFailure, PushMessage, PushSubscription
+from ..models import PushBatch, PushChannelMember, PushFailure, PushMessage, PushSubscription
+from ..sending.audience import Audience
 from ..sending.batches import FAN_OUT_PENDING
+from ..sending.claims import LEASE
 from ..sending.failures import LAST_SENT_PRECISION, MAX_FAILURES, MIN_FAILING_TIME
 from ..webpush.endpoints import origin_of
 from ..webpush.message import Message
@@ -17,8 +19,28 @@ MAX_BATCHES = 10_000  # searched for a user's devices, the earliest due
 
 _subscription = PushSubscription.__table__.c
 _failure = PushFailure.__table__.c
+_member = PushChannelMember.__table__.c
 _message = PushMessage.__table__.c
 _batch = PushBatch.__table__.c
+
+
+class User(NamedTuple):
+    """A user, the channels joined, and the subscriptions with their failures, oldest first."""
+
+    id: str
+    channels: frozenset[str]
+    devices: Sequence[Any]
+
+    def is_addressed(self, audience: Audience, user_id: str | None) -> bool:
+        """Return whether an audience has the user, or a device of the user's; `exclude` does not count.
+
+        `user_id` is the message's: for a device, the user that had it when the message was created.
+        """
+        if audience.user_ids is not None:
+            return self.id in audience.user_ids
+        if audience.channel is not None:
+            return audience.channel in self.channels
+        return audience.subscription_id is None or user_id == self.id
 
 
 class Waiting(NamedTuple):
@@ -26,9 +48,12 @@ class Waiting(NamedTuple):
 
     batch_id: int
     message_id: int
-    is_pending: bool  # the broadcast has not been fanned out to them
+    audience: Audience
+    is_pending: bool  # it has not been fanned out to them
     attempts: int
     due_at: datetime
+    claimed_at: datetime | None
+    cancelled_at: datetime | None
     expires_at: datetime
     first_id: int
     last_id: int
@@ -36,15 +61,18 @@ class Waiting(NamedTuple):
 
     def includes(self, subscription_id: int) -> bool:
         """Return whether a device of the user is in the batch."""
-        return self.first_id <= subscription_id <= self.last_id and (
-            self.ids is None or subscription_id in self.ids
+        return (
+            self.audience.subscription_id in (None, subscription_id)
+            and self.first_id <= subscription_id <= self.last_id
+            and (self.ids is None or subscription_id in self.ids)
         )
 
 
-def devices_of(connection: Connection, user_id: str) -> Sequence[Any]:
-    """Return a user's subscriptions with their failures, oldest first."""
+def read_user(connection: Connection, user_id: str) -> User:
+    """Return a user with channels and devices; one that has neither is no error."""
+    channels = connection.execute(select(_member.channel).where(_member.user_id == user_id)).scalars()
     columns = ("id", "label", "endpoint", "created_at", "expires_at", "last_sent_at")
-    return connection.execute(
+    devices = connection.execute(
         select(*(_subscription[name] for name in columns), _failure.failures, _failure.since)
         .join_from(
             PushSubscription.__table__,
@@ -55,12 +83,12 @@ def devices_of(connection: Connection, user_id: str) -> Sequence[Any]:
         .where(_subscription.user_id == user_id)
         .order_by(_subscription.id)
     ).all()
+    return User(user_id, frozenset(channels), devices)
 
 
-def waiting_batches(
-    connection: Connection, user_id: str, ids: Sequence[int], message_id: int | None
-) -> list[Waiting]:
+def waiting_batches(connection: Connection, user: User, message_id: int | None) -> list[Waiting]:
     """Return the batches that may include a user's devices: of a message, or the earliest MAX_BATCHES."""
+    ids = [device.id for device in user.devices]
     if not ids:
         return []
     batches = select(PushBatch.__table__).order_by(_batch.due_at).limit(MAX_BATCHES)
@@ -68,36 +96,43 @@ def waiting_batches(
         batches = batches.where(_batch.message_id == message_id)
     searched = batches.subquery()
     batch = searched.c
-    names = ("id", "message_id", "size", "attempts", "due_at", "first_id", "last_id", "subscription_ids")
+    columns = ("user_id", "audience", "message", "created_at", "send_at", "cancelled_at")
     rows = connection.execute(
-        select(*(batch[name] for name in names), _message.message, _message.created_at)
+        select(*batch, *(_message[name] for name in columns))
         .join_from(searched, PushMessage.__table__, batch.message_id == _message.id)
         .where(
-            or_(_message.user_id.is_(None), _message.user_id == user_id),
+            or_(_message.user_id.is_(None), _message.user_id == user.id),
             and_(batch.first_id <= max(ids), batch.last_id >= min(ids)),
+            # The database compares, in the order of the fan-out.
+            or_(batch.after_user_id.is_(None), batch.after_user_id < user.id),
         )
         .order_by(batch.message_id, batch.id)
     )
+    found = ((row, Audience.from_row(row.user_id, row.audience)) for row in rows)
     return [
         Waiting(
             batch_id=row.id,
             message_id=row.message_id,
+            audience=audience,
             is_pending=row.size == FAN_OUT_PENDING,
             attempts=row.attempts,
             due_at=row.due_at,
-            expires_at=Message.from_dict(row.message).expires_at(row.created_at),
+            claimed_at=row.claimed_at,
+            cancelled_at=row.cancelled_at,
+            expires_at=Message.from_dict(row.message).expires_at(row.send_at or row.created_at),
             first_id=row.first_id,
             last_id=row.last_id,
             ids=row.subscription_ids,
         )
-        for row in rows
+        for row, audience in found
+        if user.is_addressed(audience, row.user_id) and user.id not in audience.exclude
     ]
 
 
-def describe(device: Any, waiting: Sequence[Waiting], message: Progress | None = None) -> str:
+def describe(device: Any, waiting: Sequence[Waiting], now: datetime, message: Progress | None = None) -> str:
     """Return what became of a device: all that waits for it, or of one message."""
-    facts = [_expiry(device)] if device.expires_at and device.expires_at <= datetime.now(UTC) else []
-    facts += [_wait(each) for each in waiting if each.includes(device.id)]
+    facts = [_expiry(device)] if device.expires_at and device.expires_at <= now else []
+    facts += [_wait(each, now) for each in waiting if each.includes(device.id)]
     if message is not None and not facts:
         facts.append(_recorded(device, message))
     if device.failures:
@@ -120,23 +155,35 @@ def _expiry(device: Any) -> str:
     return f"expired at {at(device.expires_at)}, so nothing is sent to it until its browser subscribes again"
 
 
-def _wait(waiting: Waiting) -> str:
-    name = f"message {waiting.message_id}"
-    until = f"until its TTL is over at {at(waiting.expires_at)}"
-    if waiting.is_pending:
-        return f"{name} waits for a worker to create its batches"
-    if waiting.attempts:
-        tries = f"{waiting.attempts} {'attempt' if waiting.attempts == 1 else 'attempts'}"
-        return f"{name} is retried at {at(waiting.due_at)} after {tries}, {until} (batch {waiting.batch_id})"
-    return f"{name} waits for a worker since {at(waiting.due_at)}, {until} (batch {waiting.batch_id})"
+def _wait(waiting: Waiting, now: datetime) -> str:
+    due_at, tries = at(waiting.due_at), waiting.attempts
+    if waiting.cancelled_at:
+        state = f"was cancelled at {at(waiting.cancelled_at)}, while a worker was sending it"
+    elif waiting.is_pending and waiting.due_at > now:
+        state = f"is scheduled for {due_at}"
+    elif waiting.is_pending:
+        state = "waits for a worker to create its batches"
+    elif waiting.claimed_at and waiting.claimed_at > now - LEASE:
+        state = "is being sent by a worker"
+    elif tries:
+        state = f"is retried at {due_at} after {tries} {'attempt' if tries == 1 else 'attempts'}"
+    elif waiting.due_at > now:  # a worker had too many others in flight, and handed it back
+        state = f"waits for a worker, next at {due_at}"
+    else:
+        state = f"waits for a worker since {due_at}"
+    if not (waiting.cancelled_at or waiting.is_pending):
+        state += f", until its TTL is over at {at(waiting.expires_at)} (batch {waiting.batch_id})"
+    return f"message {waiting.message_id} {state}"
 
 
 def _recorded(device: Any, message: Progress) -> str:
-    if device.created_at > message.created_at:
-        return f"subscribed at {at(device.created_at)}, after the message was created"
-    if device.last_sent_at and device.last_sent_at >= message.created_at - LAST_SENT_PRECISION:
+    if device.created_at > message.starts_at:
+        began = "due" if message.send_at else "created"
+        return f"subscribed at {at(device.created_at)}, after the message was {began}"
+    if device.last_sent_at and device.last_sent_at >= message.starts_at - LAST_SENT_PRECISION:
         return f"reached at {at(device.last_sent_at)} by this message or a later one"
-    return f"not reached by it; {_last_sent(device)}"
+    cancelled = f" before it was cancelled at {at(message.cancelled_at)}" if message.cancelled_at else ""
+    return f"not reached by it{cancelled}; {_last_sent(device)}"
 
 
 def _last_sent(device: Any) -> str:

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from flask import current_app
-from sqlalchemy import Connection, exists, func, literal, select
+from sqlalchemy import Connection, exists, func, or_, select
 
 from ..models import PushBatch, PushMessage, PushOutcome
+from ..sending.audience import Audience
 from ..sending.batches import FAN_OUT_PENDING
+from ..sending.status import state_of
 from ..webpush.message import Message
 from ..webpush.push_services import push_service_of
 
-MAX_UNDER_WAY = 20  # messages
+MAX_MESSAGES = 20  # under way, and as many scheduled
+MAX_BATCHES = 10_000  # searched for messages under way, the earliest due
 RECENT_MESSAGES = 500  # whose outcomes are summed by push service
 
 _message = PushMessage.__table__.c
@@ -26,9 +29,13 @@ class Progress:
     """How far a message is; `outcomes` are numbers of recipients by outcome."""
 
     id: int
-    user_id: str | None  # None: everyone
+    user_id: str | None  # of a message to one user or device
+    audience: Audience
     message: Message
+    state: str  # as `sending.outbox.state_of` returns it
     created_at: datetime
+    send_at: datetime | None
+    cancelled_at: datetime | None
     recipients: int
     is_counted: bool  # `recipients` is final
     is_under_way: bool
@@ -45,14 +52,29 @@ class Progress:
         return max(self.recipients - self.done, 0)
 
     @property
-    def state(self) -> str:
-        """Queued, sending or done."""
-        return "done" if not self.is_under_way else "sending" if self.outcomes else "queued"
+    def starts_at(self) -> datetime:
+        """When it is due, and its TTL begins."""
+        return self.send_at or self.created_at
 
     @property
     def expires_at(self) -> datetime:
         """When the TTL is over."""
-        return self.message.expires_at(self.created_at)
+        return self.message.expires_at(self.starts_at)
+
+
+def describe_audience(audience: Audience) -> str:
+    """Return whom a message is for, without the names of users."""
+    if audience.user_ids is not None:
+        to = _count_users(len(audience.user_ids))
+    elif audience.channel is not None:
+        to = f"channel {audience.channel}"
+    else:
+        to = "everyone" if audience.subscription_id is None else "one device"
+    return f"{to} (excluding {_count_users(len(audience.exclude))})" if audience.exclude else to
+
+
+def _count_users(number: int) -> str:
+    return "one user" if number == 1 else f"{number:,} users"
 
 
 def newest_ids(connection: Connection, limit: int) -> Sequence[int]:
@@ -60,26 +82,28 @@ def newest_ids(connection: Connection, limit: int) -> Sequence[int]:
     return connection.execute(select(_message.id).order_by(_message.id.desc()).limit(limit)).scalars().all()
 
 
-def under_way_ids(connection: Connection) -> Sequence[int]:
-    """Return the ids of messages with batches, newest first, at most MAX_UNDER_WAY.
-
-    Skips from message to message by the index, since a broadcast has thousands of batches.
-    """
-    newest = select(func.max(_batch.message_id).label("id"), literal(1).label("number"))
-    found = newest.cte("under_way", recursive=True)
-    before = select(func.max(_batch.message_id)).where(_batch.message_id < found.c.id).scalar_subquery()
-    found = found.union_all(
-        select(before, found.c.number + 1).where(found.c.id.is_not(None), found.c.number < MAX_UNDER_WAY)
-    )
-    return connection.execute(select(found.c.id).where(found.c.id.is_not(None))).scalars().all()
+def under_way_ids(connection: Connection, now: datetime) -> Sequence[int]:
+    """Return the ids of messages with batches that are due or retried, newest first, at most MAX_MESSAGES."""
+    batches = select(_batch.message_id, _batch.size, _batch.due_at).order_by(_batch.due_at)
+    earliest = batches.limit(MAX_BATCHES).subquery().c
+    is_begun = or_(earliest.size != FAN_OUT_PENDING, earliest.due_at <= now)
+    newest = select(earliest.message_id).distinct().where(is_begun).order_by(earliest.message_id.desc())
+    return connection.execute(newest.limit(MAX_MESSAGES)).scalars().all()
 
 
-def progress(connection: Connection, ids: Collection[int]) -> list[Progress]:
+def scheduled_ids(connection: Connection, now: datetime) -> Sequence[int]:
+    """Return the ids of scheduled messages, the next ones first, at most MAX_MESSAGES."""
+    scheduled = select(_batch.message_id).where(_batch.size == FAN_OUT_PENDING, _batch.due_at > now)
+    return connection.execute(scheduled.order_by(_batch.due_at).limit(MAX_MESSAGES)).scalars().all()
+
+
+def progress(connection: Connection, ids: Collection[int], now: datetime) -> list[Progress]:
     """Return how far messages are, newest first; an id that does not exist is left out."""
     of_message = _batch.message_id == _message.id
+    names = ("id", "user_id", "audience", "message", "created_at", "send_at", "cancelled_at", "recipients")
     rows = connection.execute(
         select(
-            *(_message.id, _message.user_id, _message.message, _message.created_at, _message.recipients),
+            *(_message[name] for name in names),
             exists().where(of_message).label("is_under_way"),
             exists().where(of_message, _batch.size == FAN_OUT_PENDING).label("is_pending"),
         )
@@ -95,8 +119,17 @@ def progress(connection: Connection, ids: Collection[int]) -> list[Progress]:
         Progress(
             id=row.id,
             user_id=row.user_id,
+            audience=Audience.from_row(row.user_id, row.audience),
             message=Message.from_dict(row.message),
+            state=state_of(
+                is_cancelled=row.cancelled_at is not None,
+                is_unsent=row.is_under_way,
+                is_scheduled=row.send_at is not None and row.send_at > now,
+                is_recorded=bool(outcomes[row.id]),
+            ),
             created_at=row.created_at,
+            send_at=row.send_at,
+            cancelled_at=row.cancelled_at,
             recipients=row.recipients,
             is_counted=not row.is_pending,
             is_under_way=row.is_under_way,

@@ -1,6 +1,6 @@
 """The queue's state: what is due, and its workers. Bounded queries: a long queue costs no more."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from math import ceil
 from typing import NamedTuple
 
@@ -34,9 +34,8 @@ class Queue(NamedTuple):
         return self.batches >= MAX_BATCHES
 
 
-def read_queue(connection: Connection) -> Queue:
+def read_queue(connection: Connection, now: datetime) -> Queue:
     """Return the queue's state."""
-    now = datetime.now(UTC)
     due = select(_batch.size, _batch.due_at).where(_batch.due_at <= now)
     oldest = due.order_by(_batch.due_at).limit(MAX_BATCHES).subquery()
     counts = select(func.count(), func.sum(oldest.c.size), func.min(oldest.c.due_at))

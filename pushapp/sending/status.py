@@ -4,9 +4,8 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, Row, Select, case, exists, false, func, select
+from sqlalchemy import Connection, Select, case, exists, false, func, select
 
 from ..database import autocommit
 from ..models import PushBatch, PushMessage, PushOutcome
@@ -105,7 +104,12 @@ def _load(connection: Connection, ids: Select[int]) -> list[Status]:
     return [
         Status(
             id=row.id,
-            state=_state(row, is_recorded=bool(counts[row.id])),
+            state=state_of(
+                is_cancelled=row.cancelled_at is not None,
+                is_unsent=row.is_unsent,
+                is_scheduled=row.is_scheduled,
+                is_recorded=bool(counts[row.id]),
+            ),
             created_at=row.created_at,
             send_at=row.send_at,
             recipients=row.recipients,
@@ -129,11 +133,15 @@ def _count_outcomes(connection: Connection, message_ids: Sequence[int]) -> dict[
     return counts
 
 
-def _state(row: Row[Any], *, is_recorded: bool) -> str:
-    if row.cancelled_at:
+def state_of(*, is_cancelled: bool, is_unsent: bool, is_scheduled: bool, is_recorded: bool) -> str:
+    """Return a message's state: scheduled, queued, sending, done or cancelled.
+
+    `is_unsent`: it has batches. `is_scheduled`: for later than now. `is_recorded`: it has outcomes.
+    """
+    if is_cancelled:
         return "cancelled"
-    if not row.is_unsent:
+    if not is_unsent:
         return "done"
-    if row.is_scheduled and not is_recorded:
+    if is_scheduled and not is_recorded:
         return "scheduled"
     return "sending" if is_recorded else "queued"

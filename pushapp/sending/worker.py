@@ -84,13 +84,11 @@ async def _open_queue(connector: Connector) -> AsyncIterator[procrastinate.App]:
 
 async def _drain(connector: Connector, sending: Engine, stop: asyncio.Event) -> None:
     # Batches may become due meanwhile: repeat until none is due, or they stop changing.
-    async with _open_queue(connector):
-        pass  # raises what is wrong with the database
     before: batches.Backlog | None = None
     while not stop.is_set():
-        await sending.run(claims.requeue_lost)
-        await _run(connector, sending, stop, drain=True)
+        await _run(connector, sending, stop, drain=True)  # first: it raises what is wrong with the database
         await sending.wait_until_idle()
+        await sending.run(claims.requeue_lost)
         after = await sending.run(batches.backlog)
         if after.batches == 0 or after == before:
             break

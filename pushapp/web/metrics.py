@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from flask import Blueprint, Flask, Response, request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..database import autocommit, summarize
-from ..diagnostics.queue import workers_alive
-from ..sending import batches
+from ..diagnostics.queue import MAX_BATCHES, read_queue
+from ..sending.clock import database_time
 from ..sending.statistics import daily_counts
 from ..webpush.endpoints import origin_of
 from ..webpush.push_services import push_service_of
@@ -52,22 +52,21 @@ class DatabaseCollector(Collector):
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Return gauges; none while the database is unavailable."""
         try:
-            backlog = batches.backlog()
             with autocommit() as connection:
-                is_queue = connection.dialect.name == "postgresql"
-                workers = workers_alive(connection) if is_queue else None
-                counts = daily_counts(connection, datetime.now(UTC).date() - timedelta(days=1))
+                now = database_time(connection)
+                queue = read_queue(connection, now)
+                counts = daily_counts(connection, now.date() - timedelta(days=1))
         except SQLAlchemyError as error:
             logger.warning("queue metrics unavailable: %s", summarize(error))
             return
-        age = (datetime.now(UTC) - backlog.oldest_due_at).total_seconds() if backlog.oldest_due_at else 0.0
-        yield GaugeMetricFamily("pushapp_queue_batches", "Due batches", backlog.batches)
+        counted = f"of at most {MAX_BATCHES} that are counted"
+        yield GaugeMetricFamily("pushapp_queue_batches", f"Due batches, {counted}", queue.batches)
         yield GaugeMetricFamily(
-            "pushapp_queue_subscriptions", "Recipients in due batches", float(backlog.subscriptions or 0)
+            "pushapp_queue_subscriptions", f"Recipients in due batches, {counted}", queue.recipients
         )
-        yield GaugeMetricFamily("pushapp_queue_age_seconds", "Age of the oldest due batch", age)
-        if workers is not None:
-            yield GaugeMetricFamily("pushapp_workers", "Workers alive", workers)
+        yield GaugeMetricFamily("pushapp_queue_age_seconds", "Age of the oldest due batch", queue.age)
+        if queue.workers is not None:
+            yield GaugeMetricFamily("pushapp_workers", "Workers alive", queue.workers)
         subscriptions = GaugeMetricFamily(
             "pushapp_subscriptions", "Subscriptions, as counted last", labels=["push_service"]
         )

@@ -4,6 +4,7 @@ import asyncio
 import os
 import resource
 import socket
+import ssl
 from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any, NamedTuple, Self
@@ -77,12 +78,10 @@ class Transport:
         `only_public` refuses connections to addresses that are not public; a proxy checks them itself.
         Nothing that a server does raises an exception.
         """
-        addresses = None
-        if not self._proxy:
-            try:
-                addresses = await self._resolver.addresses(origin.host, origin.port, CONNECT_TIMEOUT)
-            except OSError as failure:
-                return Response(0, error=str(failure))
+        try:
+            addresses = await self._addresses(origin)
+        except OSError as failure:
+            return Response(0, error=str(failure))
         exchange = self._idle.pop() if self._idle else _Exchange(self._proxy, self._authorities)
         only_public = only_public and not self._proxy
         exchange.prepare(url, origin, headers, body, addresses=addresses, only_public=only_public)
@@ -98,6 +97,34 @@ class Transport:
         self._idle.append(exchange)
         return response
 
+    async def connect(self, origin: Origin, *, only_public: bool) -> None:
+        """Connect as `post` does, TLS included, and close the connection.
+
+        Raises ssl.SSLCertVerificationError; ConnectionError for another reason of the server, the proxy or
+        the network; another OSError for the name and its addresses.
+        """
+        addresses = await self._addresses(origin)
+        exchange = _Exchange(self._proxy, self._authorities)
+        only_public = only_public and not self._proxy
+        exchange.prepare(str(origin), origin, [], b"", addresses=addresses, only_public=only_public)
+        exchange.curl.setopt(pycurl.CONNECT_ONLY, 1)
+        try:
+            await exchange.run(self._multi)
+        except pycurl.error as failure:
+            code, reason = failure.args
+            if exchange.refused:
+                raise OSError(exchange.refused) from None
+            if code == pycurl.E_PEER_FAILED_VERIFICATION:
+                raise ssl.SSLCertVerificationError(code, reason) from None
+            raise ConnectionError(reason) from None
+        finally:
+            exchange.curl.close()
+
+    async def _addresses(self, origin: Origin) -> Sequence[str] | None:
+        if self._proxy:
+            return None
+        return await self._resolver.addresses(origin.host, origin.port, CONNECT_TIMEOUT)
+
 
 class _Exchange:
     """A handle of libcurl, for one request and its response after another."""
@@ -105,7 +132,7 @@ class _Exchange:
     def __init__(self, proxy: str | None, authorities: str):
         self.curl = pycurl.Curl()
         self._only_public = True
-        self._refused = ""
+        self.refused = ""  # why no socket was opened
         for option, value in {
             pycurl.POST: 1,
             pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
@@ -140,7 +167,7 @@ class _Exchange:
     ) -> None:
         """Set what differs between requests."""
         self._only_public = only_public
-        self._refused = ""
+        self.refused = ""
         self._status = 0
         self._has_headers = False
         self._retry_after: str | None = None
@@ -167,12 +194,12 @@ class _Exchange:
         """Return the response that was received. Its status counts, whatever became of the body."""
         if self._has_headers:
             return Response(self._status, self._retry_after, bytes(self._body))
-        return Response(0, error=self._refused or error)
+        return Response(0, error=self.refused or error)
 
     def _open_socket(self, _purpose: int, address: Any) -> socket.socket | int:
         host: str = address.addr[0]
         if self._only_public and not is_public_address(ip_address(host.partition("%")[0])):
-            self._refused = f"{host} is no public address"
+            self.refused = f"{host} is no public address"
             return SOCKET_BAD
         return _Socket(address.family, address.socktype, address.protocol)
 

@@ -1,15 +1,10 @@
 """`flask push check`: a line for each check, and an exit status for deployments."""
 
 import datetime as clock
-import socket
-import ssl
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 from flask import Flask
 from sqlalchemy import text
 
@@ -17,23 +12,11 @@ from pushapp import create_app, init_app
 from pushapp.database import engine
 from pushapp.diagnostics import checks
 from tests.conftest import SETTINGS
-from tests.support.deployment import certificate
-from tests.support.postgresql import PostgreSQL, free_port
-from tests.support.push_server import PushServer
+from tests.support.operators import check, to_fix
+from tests.support.postgresql import PostgreSQL
 from tests.support.sending import execute, queued_only
 
 TOKEN = "a token of more than sixteen characters"
-
-
-def check(app: Flask, *arguments: str) -> Result:
-    return app.test_cli_runner().invoke(args=["push", "check", *arguments])
-
-
-def to_fix(done: Result) -> list[str]:
-    assert done.exit_code == (1 if "\nfix" in f"\n{done.stdout}" else 0), done.output
-    lines = done.stdout.splitlines()
-    assert all(line.startswith(("ok   ", "fix  ")) for line in lines)
-    return [line[5:] for line in lines if line.startswith("fix")]
 
 
 def start_worker(app: Flask, age: str = "0 seconds") -> None:
@@ -147,64 +130,3 @@ def test_a_wrong_clock_is_told(
     start_worker(app)
     monkeypatch.setattr(checks, "datetime", WrongClock)
     assert to_fix(check(app)) == [f"this machine's clock is 60 s {direction} the database's: set both by NTP"]
-
-
-class TestConnections:
-    @pytest.fixture(autouse=True)
-    def no_internet(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(checks, "PUSH_SERVICES", ())
-
-    @pytest.fixture(params=["sqlite"])
-    def database_url(self, request: pytest.FixtureRequest) -> str:
-        url: str = request.getfixturevalue("migrated_sqlite")
-        return url
-
-    def test_are_tried_only_when_asked(self, make_app: Callable[..., Flask], push_server: PushServer) -> None:
-        app = make_app(PUSH_TRUSTED_PUSH_SERVICES=[push_server.origin])
-        assert push_server.origin not in check(app).stdout
-        done = check(app, "--connect")
-        assert f"ok   {push_server.origin}: TCP after " in done.stdout
-        assert to_fix(done) == []
-
-    def test_a_closed_port_and_a_missing_name_are_told(self, make_app: Callable[..., Flask]) -> None:
-        port = free_port()
-        origins = [f"http://127.0.0.1:{port}", "https://no-such-name.invalid"]
-        closed, missing = to_fix(check(make_app(PUSH_TRUSTED_PUSH_SERVICES=origins), "--connect"))
-        assert closed == (
-            f"http://127.0.0.1:{port}: allow connections to port {port} in the firewall (Connection refused)"
-        )
-        assert missing.startswith("https://no-such-name.invalid: its name does not resolve: correct DNS")
-
-    def test_a_certificate_that_is_not_trusted_is_told(
-        self, make_app: Callable[..., Flask], tmp_path: Path
-    ) -> None:
-        with tls_server(tmp_path) as port:
-            app = make_app(PUSH_TRUSTED_PUSH_SERVICES=[f"https://localhost:{port}"])
-            (found,) = to_fix(check(app, "--connect"))
-        assert "its certificate is not valid here" in found
-
-    def test_a_public_name_that_leads_to_a_private_address_is_told(
-        self, make_app: Callable[..., Flask], push_server: PushServer, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(checks, "PUSH_SERVICES", (push_server.origin,))
-        (found,) = to_fix(check(make_app(), "--connect"))
-        assert "resolves to 127.0.0.1, which is not public" in found
-
-
-@contextmanager
-def tls_server(folder: Path) -> Iterator[int]:
-    """Accept one TLS connection with a certificate that no CA has signed."""
-    certificate(folder)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "example.com.pem", folder / "example.com.key")
-
-    def accept(listener: socket.socket) -> None:
-        connection, _ = listener.accept()
-        with connection, suppress(OSError):
-            context.wrap_socket(connection, server_side=True).close()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=accept, args=(listener,))
-        thread.start()
-        yield listener.getsockname()[1]
-        thread.join()

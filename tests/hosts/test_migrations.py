@@ -49,11 +49,11 @@ def create_app():
 """
 OURS = {
     "push_subscriptions",
+    "push_channel_members",
     "push_failures",
     "push_messages",
     "push_batches",
     "push_outcomes",
-    "push_channel_members",
     "push_daily_counts",
     "push_receipts",
     "push_receipt_counts",

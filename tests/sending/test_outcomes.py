@@ -1,5 +1,6 @@
 """Outcomes: each recipient is retried at its own time, expired and replaced messages are not sent, sums hold."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.conftest import signed_in
 from tests.support.http import post, rows
 from tests.support.push_server import PushServer
 from tests.support.sending import drain, enqueue, execute, queued_only, scalar, send, status
+from tests.support.tls import Proxy
 
 
 def subscribe(app: Flask, push_server: PushServer, *responses: Any, user: str = "alice") -> dict[str, Any]:
@@ -230,3 +232,15 @@ def test_an_endpoint_that_is_no_url_fails_once_and_the_others_get_the_message_on
     assert (found.state, found.sent, found.failed) == ("done", 2, 1)
     assert push_server.requests == 2
     assert scalar(app, "SELECT failures FROM push_failures") == 1
+
+
+def test_messages_go_through_the_proxy(make_app: Callable[..., Flask], push_server: PushServer) -> None:
+    push_server.origin = f"http://localhost:{push_server.server_port}"
+    proxy = Proxy()
+    app = make_app(
+        PUSH_PROXY=f"socks5h://127.0.0.1:{proxy.port}", PUSH_TRUSTED_PUSH_SERVICES=[push_server.origin]
+    )
+    post(signed_in(app, "alice"), push_server.subscription())
+    assert send(app, "alice").sent == 1
+    assert proxy.targets == [f"localhost:{push_server.server_port}"]
+    proxy.close()

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -84,6 +85,27 @@ def tls_push_service(
     with running(command, stderr=subprocess.DEVNULL) as nginx:
         wait_for(port, nginx)
         yield TLSPushService(f"https://{NAME}:{port}", port, log)
+
+
+@contextmanager
+def tls_server(certificate: Path) -> Iterator[int]:
+    """Accept TLS connections on a port of 127.0.0.1, and close them."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve(client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            context.wrap_socket(client, server_side=True).close()
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=[listener.accept()[0]], daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield listener.getsockname()[1]
+    listener.close()
 
 
 class Proxy:

@@ -77,9 +77,21 @@ def metrics(site: Deployment) -> str:
     return str(text.decode())
 
 
+def run(folder: Path, program: str) -> str:
+    """Run a program with an application on SQLite, and return what it prints."""
+    url = f"sqlite:///{folder}/x.db"
+    migrate(url, folder)
+    environment = {
+        "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "FLASK_PUSH_METRICS": "1", "DATABASE_URL": url,
+    }  # fmt: skip
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_unknown_hosts_share_one_label(tmp_path: Path) -> None:
-    migrate(f"sqlite:///{tmp_path}/x.db", tmp_path)
-    program = """
+    text = run(tmp_path, """
 import os
 from pushapp import create_app
 from pushapp.webpush.responses import SENT
@@ -88,13 +100,46 @@ observe = app.extensions["push_observer"]
 for origin in ("https://fcm.googleapis.com", "https://a.unknown.net", "https://b.unknown.net", "https://par02.notify.windows.com"):
     observe(origin, SENT, 0.1)
 print(app.test_client().get("/metrics").text)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "FLASK_PUSH_METRICS": "1",
-             "DATABASE_URL": f"sqlite:///{tmp_path}/x.db"},
-    )  # fmt: skip
-    assert 'pushapp_sends_total{outcome="sent",push_service="other"} 2.0' in done.stdout
-    assert 'push_service="fcm.googleapis.com"' in done.stdout
-    assert 'push_service="notify.windows.com"' in done.stdout
-    assert "unknown" not in done.stdout
+""")  # fmt: skip
+    assert 'pushapp_sends_total{outcome="sent",push_service="other"} 2.0' in text
+    assert 'push_service="fcm.googleapis.com"' in text
+    assert 'push_service="notify.windows.com"' in text
+    assert "unknown" not in text
+
+
+def test_a_long_queue_is_not_counted_to_its_end(tmp_path: Path) -> None:
+    text = run(tmp_path, """
+import os
+from datetime import UTC, datetime, timedelta
+from pushapp import EVERYONE, Message, create_app, send
+from pushapp.database import engine
+from pushapp.diagnostics import queue
+from pushapp.sending.batches import add_batches
+queue.MAX_BATCHES = 2
+app = create_app(instance_path=os.getcwd())
+with app.app_context():
+    message_id = send(Message(title="x"), to=EVERYONE)
+    with engine().begin() as connection:
+        for minutes in (10, 20, 30, -10):
+            due_at = datetime.now(UTC) - timedelta(minutes=minutes)
+            row = {"first_id": 1, "last_id": 9, "size": minutes, "subscription_ids": None}
+            add_batches(connection, message_id, due_at, [row])
+print(app.test_client().get("/metrics").text)
+""")  # fmt: skip
+    assert "pushapp_queue_batches 2.0" in text
+    assert "pushapp_queue_subscriptions 50.0" in text
+    assert re.search(r"pushapp_queue_age_seconds 180\d", text)
+
+
+def test_they_are_left_out_while_the_database_is_unavailable(tmp_path: Path) -> None:
+    text = run(tmp_path, """
+import os
+from pushapp import create_app
+app = create_app({"SQLALCHEMY_DATABASE_URI": "sqlite:////nowhere/x.db"}, instance_path=os.getcwd())
+for path in ("/push/vapid-public-key", "/metrics", "/metrics"):
+    response = app.test_client().get(path)
+    print(response.status_code, response.text)
+""")  # fmt: skip
+    assert text.count("200 ") == 3
+    assert text.count('route="/push/vapid-public-key",status="200"} 1.0') == 2
+    assert "pushapp_queue" not in text
