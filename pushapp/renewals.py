@@ -1,10 +1,10 @@
 """Renewals: a browser replaces its subscription by a new one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flask import current_app
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, select, update
 from sqlalchemy.exc import IntegrityError
 
 from .changes import Changes
@@ -24,6 +24,11 @@ _SELECT_REPLACED = (
     .order_by(_column.updated_at.desc(), _column.id.desc())
     .with_for_update()
 )
+_renewed = _table.alias()
+_is_renewed = exists().where(
+    _renewed.c.id == bindparam("subscription_id"), _renewed.c.endpoint_hash == bindparam("endpoint_hash")
+)
+_DELETE_OF_OTHERS_IF_RENEWED = DELETE_OF_OTHERS.where(_is_renewed)
 _DELETE_SAME_ENDPOINT = (
     delete(_table)
     .where(
@@ -46,11 +51,13 @@ def renew(endpoint: str, auth: str, subscription: Subscription) -> bool:
         try:
             with transaction(deadline) as connection:
                 possession = hash_possession(endpoint, auth)
-                found = _replace(connection, old, possession, subscription, changes)
+                renewed = _replace(connection, old, possession, subscription, changes)
         except IntegrityError:  # a concurrent request has stored the new endpoint: now it is visible
             continue
+        if renewed and current_app.config["PUSH_BROWSER_HAS_ONE_USER"]:
+            _delete_of_others(renewed, changes, deadline)
         changes.announce()
-        return found
+        return bool(renewed)
     return False
 
 
@@ -60,18 +67,29 @@ def _replace(
     possession: bytes,
     subscription: Subscription,
     changes: Changes,
-) -> bool:
+) -> list[dict[str, Any]]:
     lock(connection)
     replaced = connection.execute(_SELECT_REPLACED, old).all()
     one_user = current_app.config["PUSH_BROWSER_HAS_ONE_USER"]
+    renewed = []
     for position, (row_id, user_id) in enumerate(replaced):
-        row = row_of(user_id, subscription)
+        row = row_of(user_id, subscription) | {"subscription_id": row_id}
         if position and one_user:
-            changes.delete(connection, DELETE_BY_ID, {"user_id": user_id, "subscription_id": row_id})
+            changes.delete(connection, DELETE_BY_ID, row)
             continue
-        changes.delete(connection, _DELETE_SAME_ENDPOINT, row | {"subscription_id": row_id})
+        changes.delete(connection, _DELETE_SAME_ENDPOINT, row)
         if one_user:
             changes.delete(connection, DELETE_OF_OTHERS, row)
         changed = {name: row[name] for name in _RENEWED} | {"renewed_from": possession}
         connection.execute(update(_table).where(_column.id == row_id).values(changed))
-    return bool(replaced)
+        renewed.append(row)
+    return renewed
+
+
+def _delete_of_others(renewed: Sequence[dict[str, Any]], changes: Changes, deadline: float) -> None:
+    # After the commit: a concurrent request may have stored the new endpoint for another user before it, and
+    # have queried the other rows too early. If it has moved the browser instead, this row is gone.
+    with transaction(deadline) as connection:
+        lock(connection)
+        for row in renewed:
+            changes.delete(connection, _DELETE_OF_OTHERS_IF_RENEWED, row)
