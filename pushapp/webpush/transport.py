@@ -115,7 +115,7 @@ class Transport:
             if exchange.refused:
                 raise OSError(exchange.refused) from None
             if code == pycurl.E_PEER_FAILED_VERIFICATION:
-                raise ssl.SSLCertVerificationError(reason) from None
+                raise ssl.SSLCertVerificationError(code, reason) from None
             raise ConnectionError(reason) from None
         finally:
             exchange.curl.close()

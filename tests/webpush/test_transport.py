@@ -137,6 +137,7 @@ def test_a_connection_to_a_trusted_address_is_reused_by_no_other_endpoint(
                 return [(await push(delivery, [subscription(endpoint)]))[0] for endpoint in endpoints]
 
         assert results(asyncio.run(run())) == ["sent", "retry", "sent"]
+        wait_until(lambda: len(service.requests()) >= 2)  # nginx writes its log after the response
         assert [request.path for request in service.requests()] == ["/trusted"] * 2
 
 
