@@ -16,9 +16,9 @@ from psycopg import OperationalError
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.serving import run_simple
 
+from . import data_commands, message_commands, subscriptions
 from . import demo as demo_site
 from . import keys as push_keys
-from . import message_commands, subscriptions
 from .database import is_transient, summarize
 from .diagnostics import commands as diagnostics
 from .schema import alembic_config
@@ -47,8 +47,13 @@ class PushGroup(AppGroup):
 
 
 push = PushGroup("push", help="Manage Web Push subscriptions and messages.")
-for operators_command in (diagnostics.check, diagnostics.status, diagnostics.why):
-    push.add_command(operators_command)
+for other_command in (
+    *data_commands.COMMANDS,
+    diagnostics.check,
+    diagnostics.status,
+    diagnostics.why,
+):
+    push.add_command(other_command)
 
 
 @push.group("db")
@@ -143,7 +148,7 @@ def keys() -> None:
 
 @push.command()
 def prune() -> None:
-    """Delete expired subscriptions and messages that finished a month ago; count what is left.
+    """Delete expired subscriptions and old finished messages; count what is left.
 
     Workers do this every night.
     """
@@ -154,6 +159,7 @@ def prune() -> None:
 
 push.add_command(message_commands.send)
 push.add_command(message_commands.cancel)
+push.add_command(message_commands.messages)
 
 
 @push.command()

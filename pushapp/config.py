@@ -41,6 +41,7 @@ SETTINGS: Mapping[str, Setting] = {
     "PUSH_CHANNELS": Setting([], check.channels),
     "PUSH_DEMO": Setting(False, check.boolean),
     "PUSH_MAX_SUBSCRIPTIONS_PER_USER": Setting(100, check.integer(1)),
+    "PUSH_MESSAGE_RETENTION_DAYS": Setting(30, check.integer(1)),
     "PUSH_METRICS": Setting(False, check.boolean),
     "PUSH_OPENAPI_URL_PREFIX": Setting(None, check.url_prefix),
     "PUSH_PREPARE_THRESHOLD": Setting(5, check.prepare_threshold),
@@ -48,6 +49,7 @@ SETTINGS: Mapping[str, Setting] = {
     "PUSH_RECEIPTS": Setting(False, check.boolean),
     "PUSH_SESSION_USER_KEY": Setting("user_id", check.text),
     "PUSH_SITE_URL": Setting(None, check.site_url),
+    "PUSH_SUPPRESS_SEND": Setting(None, check.optional(check.boolean)),  # None: the application's TESTING
     "PUSH_TRUSTED_PUSH_SERVICES": Setting([], check.origins),
     "PUSH_VAPID_PRIVATE_KEY": Setting(None, check.unchecked),  # `keys` checks these three
     "PUSH_VAPID_PRIVATE_KEY_FALLBACKS": Setting([], check.unchecked),

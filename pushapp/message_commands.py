@@ -1,4 +1,4 @@
-"""`flask push send` and `flask push cancel`."""
+"""`flask push send`, `cancel` and `messages`."""
 
 import json
 import sys
@@ -13,6 +13,7 @@ from .channels import Channel
 from .sending import outbox
 from .sending.audience import EVERYONE, Device, To
 from .sending.recipients import PART_SIZE
+from .sending.status import OUTCOMES, MessageNotFoundError, Status, audiences, status, statuses
 from .web.fields import parse_time
 from .webpush.message import DEFAULT_TTL, Message, MessageError, Urgency
 from .webpush.message_checks import DIRECTIONS
@@ -117,7 +118,7 @@ def send(
             message_id = outbox.send(message, to=audiences[0], exclude=exclude, at=at, on_progress=update)
         except MessageError as error:
             raise click.UsageError(str(error)) from None
-    click.echo(describe(outbox.status(message_id)))
+    click.echo(describe(status(message_id)))
 
 
 @click.command("cancel")
@@ -126,15 +127,35 @@ def send(
 def cancel(message_id: int) -> None:
     """Cancel the message with this ID: what has not begun is not sent."""
     try:
-        status = outbox.cancel(message_id)
-    except outbox.MessageNotFoundError:
+        cancelled = outbox.cancel(message_id)
+    except MessageNotFoundError:
         raise click.ClickException(f"there is no message {message_id}") from None
-    if status.state != "cancelled":
+    if cancelled.state != "cancelled":
         raise click.ClickException(f"message {message_id} is done: too late to cancel it")
-    click.echo(describe(status))
+    click.echo(describe(cancelled))
 
 
-def describe(status: outbox.Status) -> str:
+@click.command("messages")
+@click.option("--limit", type=click.IntRange(1, 1_000), default=20, show_default=True, help="How many.")
+@with_appcontext
+def messages(limit: int) -> None:
+    """List the newest messages: to whom, state, counts of recipients by outcome, and how far they are."""
+    found = statuses(limit=limit)
+    to = audiences([each.id for each in found])
+    table: list[tuple[str, ...]] = [("id", "to", "state", "created", "recipients", *OUTCOMES, "progress")]
+    for each in found:
+        counts = [str(getattr(each, name) or "-") for name in OUTCOMES]
+        created = f"{each.created_at:%Y-%m-%d %H:%M}"
+        share = f"{1 - each.pending / each.recipients:.0%}" if each.recipients else "-"
+        row = (str(each.id), to.get(each.id, "-"), each.state, created, str(each.recipients), *counts, share)
+        table.append(row)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+def describe(status: Status) -> str:
     """Return a message's state and counts in one line."""
     if status.state == "scheduled" and status.send_at:
         return f"Message {status.id}: scheduled for {status.send_at.isoformat()}."

@@ -7,9 +7,10 @@ from flask import current_app
 from sqlalchemy import Connection, bindparam, delete, select, update
 from sqlalchemy.exc import IntegrityError
 
+from .changes import Changes
 from .database import deadline_after, transaction
 from .models import PushSubscription, hash_endpoint, hash_possession
-from .subscriptions import DELETE_BY_ID, DELETE_OF_OTHERS, Changes, Subscription, lock, row_of
+from .subscriptions import DELETE_BY_ID, DELETE_OF_OTHERS, Subscription, lock, row_of
 
 TRIES = 5
 

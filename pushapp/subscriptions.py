@@ -21,7 +21,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.dml import UpdateBase
 
-from . import keys, signals
+from . import keys
+from .changes import Changes
 from .database import autocommit, deadline_after, transaction
 from .extensions import INSERTS
 from .models import PushSubscription, hash_endpoint, hash_possession
@@ -57,15 +58,16 @@ _same_browser = and_(
 )
 
 
-def _given_or_stored(name: str, column: ColumnElement[Any]) -> ColumnElement[Any]:
+def given_or_stored(name: str, column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return a parameter, or the column where it is None."""
     return func.coalesce(bindparam(name, type_=column.type), column)
 
 
 _same_row = and_(
     _same_browser,
     _column.expires_at.is_not_distinct_from(bindparam("expires_at")),
-    _given_or_stored("label", _column.label).is_not_distinct_from(_column.label),
-    _given_or_stored("given_key", _column.vapid_key).is_not_distinct_from(_column.vapid_key),
+    given_or_stored("label", _column.label).is_not_distinct_from(_column.label),
+    given_or_stored("given_key", _column.vapid_key).is_not_distinct_from(_column.vapid_key),
 )
 _replacement = _column.renewed_from == bindparam("possession", type_=_column.renewed_from.type)
 _same_browser_of_other = and_(
@@ -121,7 +123,7 @@ def _upsert(dialect: str) -> UpdateBase:
     row = INSERTS[dialect](_table).values({name: bindparam(name) for name in new + renewed})
     changed: dict[str, Any] = {name: row.excluded[name] for name in renewed}
     changed["label"] = func.coalesce(row.excluded.label, _column.label)
-    changed["vapid_key"] = _given_or_stored("given_key", _column.vapid_key)
+    changed["vapid_key"] = given_or_stored("given_key", _column.vapid_key)
     statement: UpdateBase = row.on_conflict_do_update(
         index_elements=["user_id", "endpoint_hash"], set_=changed
     ).returning(_column.id, _column.created_at)
@@ -130,35 +132,6 @@ def _upsert(dialect: str) -> UpdateBase:
 
 _UPSERTS = {dialect: _upsert(dialect) for dialect in INSERTS}
 _UPSERT = FrequentStatement(_UPSERTS)
-
-
-class Changes:
-    """Rows that were added and deleted, for the signals."""
-
-    def __init__(self) -> None:
-        self._added: dict[int, str] = {}  # users by id
-        self._deleted: dict[int, str] = {}
-
-    def store(self, row: Mapping[str, Any], stored: Sequence[Any]) -> None:
-        """Take the result of an upsert."""
-        ((row_id, created_at),) = stored
-        if created_at == row["created_at"]:  # else there was one
-            self._added[row_id] = row["user_id"]
-
-    def delete(self, connection: Connection, statement: UpdateBase, row: Mapping[str, Any]) -> None:
-        """Execute a statement that deletes rows."""
-        self._deleted.update((deleted.id, deleted.user_id) for deleted in connection.execute(statement, row))
-
-    def announce(self) -> bool:
-        """Send the signals, after the commit; return whether any row was deleted."""
-        for changed, other, signal in (
-            (self._added, self._deleted, signals.subscribed),
-            (self._deleted, self._added, signals.unsubscribed),
-        ):
-            for subscription_id, user_id in changed.items():
-                if subscription_id not in other:
-                    signals.send(signal, subscription_id=subscription_id, user_id=user_id)
-        return bool(self._deleted)
 
 
 class _State(NamedTuple):

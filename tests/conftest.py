@@ -29,6 +29,7 @@ SETTINGS = {
     "PUSH_VAPID_PRIVATE_KEY": generate_key_pair().private,
     "PUSH_VAPID_SUBJECT": "mailto:webmaster@site.org",
     "TESTING": True,
+    "PUSH_SUPPRESS_SEND": False,
     "PROPAGATE_EXCEPTIONS": False,
 }
 

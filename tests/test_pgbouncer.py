@@ -16,7 +16,7 @@ from flask import Flask
 
 from pushapp import create_app
 from pushapp.database import engine
-from pushapp.sending import outbox
+from pushapp.sending.status import status
 from pushapp.sending.worker import run_worker
 from pushapp.testing import create_tables
 from tests.conftest import SETTINGS, signed_in
@@ -136,7 +136,7 @@ def test_all_requests_succeed_without_prepared_statements(
     asyncio.run(run_worker(make(direct_url), drain=True))  # a worker needs LISTEN
     assert len(push_server.pushes) == USERS
     with app.app_context():
-        assert {outbox.status(message_id + 1).sent for message_id in range(USERS)} == {1}
+        assert {status(message_id + 1).sent for message_id in range(USERS)} == {1}
 
 
 def test_requests_fail_with_prepared_statements(

@@ -52,6 +52,8 @@ INVALID = [
     *[("PUSH_OPENAPI_URL_PREFIX", value, "must be a path that begins with /") for value in (5, "", "x", True, ["/"])],
     *[("PUSH_PREPARE_THRESHOLD", value, "must be an integer of at least 0, or null for never") for value in (-1, "x", "5", 1.5, True, [])],
     *[("PUSH_BROWSER_HAS_ONE_USER", value, "must be true or false") for value in ("no", 2, None)],
+    *[("PUSH_SUPPRESS_SEND", value, "must be true or false") for value in ("no", 2, "")],
+    *[("PUSH_MESSAGE_RETENTION_DAYS", value, "must be an integer of at least 1") for value in (0, -1, 1.5, "30", True, None)],
     *[("PUSH_MAX_SUBSCRIPTIONS_PER_USER", value, "must be an integer of at least 1") for value in (0, "5", 1.5, True, None)],
     *[("PUSH_RECEIPTS", value, "must be true or false") for value in ("no", 2, None)],
     *[("PUSH_PROXY", value, "PUSH_PROXY must be the http://, https:// or socks5h:// URL of a proxy") for value in ("", 5, "proxy:3128", "socks5://proxy", "ftp://proxy", "http://", "http://:3128", "http://proxy:0", "http://proxy:99999", "http://proxy:x", "http://proxy/path", "http://proxy?x", "http://proxy#x", "http://pro\nxy", "http://pröxy", "http://[::1", ["http://proxy"])],

@@ -10,6 +10,7 @@ from ..config import ConfigurationError
 from ..database import engine
 from ..models import MAX_USER_ID_LENGTH
 from ..sending import outbox
+from ..sending.status import status
 from ..web.auth import reject_cross_site, require_user
 from ..web.errors import abort
 from ..web.parsing import require_json
@@ -88,8 +89,8 @@ def send() -> dict[str, Any]:
     message = Message(
         title=f"Hello {user_id}", body="This came through your browser's push service.", navigate="/", ttl=60
     )
-    status = outbox.status(outbox.send(message, to=user_id))
-    return {"sent": status.sent, "gone": status.gone, "failed": status.failed}
+    sent = status(outbox.send(message, to=user_id))
+    return {"sent": sent.sent, "gone": sent.gone, "failed": sent.failed}
 
 
 @blueprint.post("/demo/sign-out")

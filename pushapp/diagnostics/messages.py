@@ -11,7 +11,7 @@ from sqlalchemy import Connection, exists, func, or_, select
 from ..models import PushBatch, PushMessage, PushOutcome
 from ..sending.audience import Audience
 from ..sending.batches import FAN_OUT_PENDING
-from ..sending.outbox import state_of
+from ..sending.status import state_of
 from ..webpush.message import Message
 from ..webpush.push_services import push_service_of
 
@@ -32,7 +32,7 @@ class Progress:
     user_id: str | None  # of a message to one user or device
     audience: Audience
     message: Message
-    state: str  # as `sending.outbox.state_of` returns it
+    state: str  # as `sending.status.state_of` returns it
     created_at: datetime
     send_at: datetime | None
     cancelled_at: datetime | None

@@ -15,7 +15,7 @@ from ..webpush.message import Message
 from . import recipients
 from .audience import Audience
 from .clock import database_time
-from .queue import BROADCAST_PRIORITY, DELIVER, DIRECT_PRIORITY, FAN_OUT, QUEUE, ScheduledBatch, enqueue
+from .queue import BROADCAST_PRIORITY, DELIVER, DIRECT_PRIORITY, FAN_OUT, QUEUE, ScheduledBatch, requeue
 
 LEASE = timedelta(seconds=10)  # a claim that was not renewed for so long is void
 TTL_GRACE = timedelta(minutes=1)  # for the first attempt of a message with TTL 0
@@ -198,7 +198,7 @@ def requeue_lost(after_id: int = 0) -> tuple[list[int], int]:
         for batch_id, size, is_direct, due_at in lost:
             priority = DIRECT_PRIORITY if is_direct or not size else BROADCAST_PRIORITY
             task_name = DELIVER if size else FAN_OUT
-            enqueue(connection, task_name, [ScheduledBatch(batch_id, due_at)], priority)
+            requeue(connection, task_name, [ScheduledBatch(batch_id, due_at)], priority)
         connection.execute(_DELETE_STALLED_WORKERS, {"heartbeat_timeout": HEARTBEAT_TIMEOUT})
         connection.execute(_DELETE_STALLED_JOBS, {"queue": QUEUE})
     return [row[0] for row in lost], last_id if number == SCANNED_BATCHES else 0

@@ -21,7 +21,9 @@ from ..webpush.client import Client
 from . import claims, events, receipts, recording
 from .claims import Batch
 from .concurrency import CHECK_INTERVAL, Scheduler
+from .loopback_client import LoopbackClient
 from .sender import BatchSender
+from .suppression import fake_browsers, is_suppressed
 
 DATABASE_RETRY = 2  # seconds
 RECORDING_TIMEOUT = 10  # seconds
@@ -37,12 +39,12 @@ logger = logging.getLogger(__name__)
 
 def create_client(app: Flask) -> Client:
     """Return a client with an application's VAPID keys, trusted push services and proxy."""
-    return Client(
-        keys.signers().authorization,
-        app.config["PUSH_TRUSTED_PUSH_SERVICES"],
-        proxy=app.config["PUSH_PROXY"],
-        observe=app.extensions.get("push_observer"),
-    )
+    arguments = keys.signers().authorization, app.config["PUSH_TRUSTED_PUSH_SERVICES"]
+    options = {"proxy": app.config["PUSH_PROXY"], "observe": app.extensions.get("push_observer")}
+    browsers, suppressed = fake_browsers(app), is_suppressed(app)
+    if browsers or suppressed:
+        return LoopbackClient(*arguments, **options, browsers=browsers, is_suppressed=suppressed)
+    return Client(*arguments, **options)
 
 
 class Engine:

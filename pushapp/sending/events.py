@@ -5,12 +5,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from flask import current_app
 from sqlalchemy import Connection, exists, func, select
 
 from .. import signals
 from ..database import transaction
 from ..models import PushBatch, PushMessage, PushOutcome
 from . import webhook
+from .suppression import is_suppressed
 
 SIGNALS = {
     "message.clicked": signals.message_clicked,
@@ -49,8 +51,11 @@ def recorded(deadline: float | None = None) -> Iterator[tuple[Connection, list[E
 
 
 def store(connection: Connection, happened: Sequence[Event]) -> Sequence[webhook.Post]:
-    """Add the webhook's jobs for events to a transaction; return what is left to post: all, on SQLite."""
-    posts = webhook.posts_for(happened)
+    """Add the webhook's jobs for events to a transaction; return what is left to post: all, on SQLite.
+
+    Nothing while sends are suppressed.
+    """
+    posts = [] if is_suppressed(current_app) else webhook.posts_for(happened)
     if connection.dialect.name != "postgresql":
         return posts
     if posts:

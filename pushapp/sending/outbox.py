@@ -1,62 +1,33 @@
-"""Messages: create one with its jobs, report its delivery status, delete old ones."""
+"""Messages: create one with its jobs, cancel it, delete old ones."""
 
 import hashlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import current_app
-from sqlalchemy import Connection, delete, exists, false, func, select
+from sqlalchemy import Connection, delete, exists, func, select, true
 
 from ..database import autocommit, engine, require_same_database, transaction
 from ..extensions import INSERTS
 from ..models import MAX_ID, PushBatch, PushMessage, PushOutcome
 from ..webpush.message import Message, MessageError
 from ..webpush.message_checks import to_json
-from . import batches, events, failures, receipts, recipients
+from . import batches, events, failures, loopback, receipts, recipients
 from .audience import Audience, To, User
-from .batches import FAN_OUT_PENDING, add_batches, add_pending, priority_of
+from .batches import add_batches, add_pending, priority_of
 from .clock import database_time
 from .queue import DELIVER, FAN_OUT, enqueue
+from .status import Status, status
+from .suppression import capture, is_suppressed
 
 MAX_DELAY = timedelta(days=365)  # of a scheduled message
-MESSAGE_RETENTION = timedelta(days=30)  # of finished messages
+MAX_RETENTION_DAYS = 100 * 365  # more would be before the year 1
 PRUNE_BATCH_SIZE = 1_000  # messages a transaction
 
 _message = PushMessage.__table__.c
 _batch = PushBatch.__table__.c
 _outcome = PushOutcome.__table__.c
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """Delivery status of a message."""
-
-    id: int
-    state: str  # scheduled, queued, sending, done, cancelled
-    created_at: datetime
-    send_at: datetime | None  # None: when it was created
-    recipients: int
-    sent: int
-    gone: int
-    failed: int
-    expired: int
-    replaced: int
-    cancelled: int
-    shown: int
-    clicked: int
-    fan_out_complete: bool  # `recipients` is final
-
-    @property
-    def pending(self) -> int:
-        """Recipients without a recorded outcome."""
-        recorded = self.sent + self.gone + self.failed + self.expired + self.replaced + self.cancelled
-        return self.recipients - recorded
-
-
-class MessageNotFoundError(LookupError):
-    """No message has this id."""
 
 
 def _ignore_progress(done: int, total: int) -> None:
@@ -80,25 +51,35 @@ def send(
     that are left out. `at` is when to send it, at most a year ahead: its recipients are found then, and its
     TTL begins. With an idempotency key that was used before nothing is sent, and the id is the first
     message's. With `connection`, of the same database, the message is part of that transaction: it is sent
-    if that commits, on SQLite by the next `send` or worker.
+    if that commits, on SQLite by the next `send` or worker. While sends are suppressed, nothing leaves the
+    process, and all recipients count as sent.
 
     Raises MessageError for an invalid argument, and for an idempotency key of another message; ValueError
     for a connection that cannot be used.
     """
-    audience = Audience.of(to, exclude)
+    audience, given = Audience.of(to, exclude), message
     content_hash = _hash(message, audience, at) if idempotency_key is not None else None
     if site_url := current_app.config["PUSH_SITE_URL"]:
         message = message.with_absolute_urls(site_url)
     key = {"idempotency_key": idempotency_key, "content_hash": content_hash}
     if connection is not None:
         require_same_database(connection)
-        message_id, happened = _create(connection, message, audience, at, key)
-        events.store(connection, happened)  # the signal cannot be sent: the commit is the caller's
+        message_id, is_new = _create(connection, message, audience, at, key)
+        if is_new:
+            # The signal cannot be sent: the commit is the caller's.
+            events.store(connection, events.done(connection, message_id))
+    else:
+        with events.recorded() as (own_connection, happened):
+            message_id, is_new = _create(own_connection, message, audience, at, key)
+            if is_new:
+                happened.extend(events.done(own_connection, message_id))
+    if is_new:
+        capture(given, to)
+    if connection is not None:
         return message_id
-    with events.recorded() as (own_connection, own_happened):
-        message_id, happened = _create(own_connection, message, audience, at, key)
-        own_happened.extend(happened)
-    if engine().dialect.name == "sqlite" and status(message_id).state != "scheduled":
+    if is_suppressed(current_app):
+        loopback.deliver(message_id)
+    elif engine().dialect.name == "sqlite" and status(message_id).state != "scheduled":
         _deliver_now(message_id, on_progress)
     return message_id
 
@@ -116,7 +97,7 @@ def _deliver_now(message_id: int, on_progress: Callable[[int, int], None]) -> No
 
 def _create(
     connection: Connection, message: Message, audience: Audience, at: datetime | None, key: dict[str, Any]
-) -> tuple[int, list[events.Event]]:
+) -> tuple[int, bool]:
     now = database_time(connection)
     send_at = _send_at(at, now)
     first = recipients.Part([], None) if send_at else recipients.next_part(connection, audience)
@@ -134,15 +115,15 @@ def _create(
     insert = insert.on_conflict_do_nothing(index_elements=["idempotency_key"]).returning(_message.id)
     message_id: int | None = connection.execute(insert).scalar()
     if message_id is None:
-        return _first_message(connection, key), []
+        return _first_message(connection, key), False
     if send_at is None and not audience.is_broadcast:
         scheduled = add_batches(connection, message_id, now, first.batches)
         enqueue(connection, DELIVER, scheduled, priority_of(audience))
-        return message_id, [] if scheduled else events.done(connection, message_id)
+        return message_id, True
     last_id = MAX_ID if send_at else recipients.newest_id(connection)
     pending = add_pending(connection, message_id, send_at or now, last_id)
     enqueue(connection, FAN_OUT, [pending])
-    return message_id, []
+    return message_id, True
 
 
 def _send_at(at: datetime | None, now: datetime) -> datetime | None:
@@ -178,71 +159,16 @@ def cancel(message_id: int) -> Status:
     return status(message_id)
 
 
-def status(message_id: int) -> Status:
-    """Return the delivery status of a message.
-
-    Raises MessageNotFoundError.
-    """
-    with autocommit() as connection:
-        unsent = exists().where(_batch.message_id == message_id)
-        pending = exists().where(_batch.message_id == message_id, _batch.size == FAN_OUT_PENDING)
-        row = connection.execute(
-            select(
-                _message.recipients,
-                _message.created_at,
-                _message.send_at,
-                _message.cancelled_at,
-                func.coalesce(_message.send_at > database_time(connection), false()).label("is_scheduled"),
-                unsent.label("is_unsent"),
-                pending.label("is_pending"),
-            ).where(_message.id == message_id)
-        ).one_or_none()
-        if row is None:
-            raise MessageNotFoundError
-        sums = select(_outcome.outcome, func.sum(_outcome.count)).where(_outcome.message_id == message_id)
-        counts = {name: int(number) for name, number in connection.execute(sums.group_by(_outcome.outcome))}
-        reported = receipts.counts(connection, message_id)
-    outcomes = ("sent", "gone", "failed", "expired", "replaced", "cancelled")
-    return Status(
-        id=message_id,
-        state=state_of(
-            is_cancelled=row.cancelled_at is not None,
-            is_unsent=row.is_unsent,
-            is_scheduled=row.is_scheduled,
-            is_recorded=bool(counts),
-        ),
-        created_at=row.created_at,
-        send_at=row.send_at,
-        recipients=row.recipients,
-        **{name: counts.get(name, 0) for name in outcomes},
-        shown=reported["shown"],
-        clicked=reported["clicked"],
-        fan_out_complete=not row.is_pending,
-    )
-
-
-def state_of(*, is_cancelled: bool, is_unsent: bool, is_scheduled: bool, is_recorded: bool) -> str:
-    """Return a message's state: scheduled, queued, sending, done or cancelled.
-
-    `is_unsent`: it has batches. `is_scheduled`: for later than now. `is_recorded`: it has outcomes.
-    """
-    if is_cancelled:
-        return "cancelled"
-    if not is_unsent:
-        return "done"
-    if is_scheduled and not is_recorded:
-        return "scheduled"
-    return "sending" if is_recorded else "queued"
-
-
 def prune() -> int:
-    """Delete messages that finished long ago, and return how many."""
+    """Delete messages that are older than PUSH_MESSAGE_RETENTION_DAYS and done, and return how many."""
+    retention = timedelta(days=min(current_app.config["PUSH_MESSAGE_RETENTION_DAYS"], MAX_RETENTION_DAYS))
     pruned, deleted = 0, PRUNE_BATCH_SIZE
     while deleted == PRUNE_BATCH_SIZE:
+        oldest = datetime.now(UTC) - retention
         unsent = exists().where(_batch.message_id == _message.id)
         old = (
             select(_message.id)
-            .where(_message.created_at < datetime.now(UTC) - MESSAGE_RETENTION, ~unsent)
+            .where(_message.created_at < oldest, func.coalesce(_message.send_at < oldest, true()), ~unsent)
             .order_by(_message.created_at)
             .limit(PRUNE_BATCH_SIZE)
         )

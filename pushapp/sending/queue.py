@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from flask import current_app
 from sqlalchemy import Connection, text
+
+from .suppression import is_suppressed
 
 QUEUE = "push"
 FAN_OUT = "pushapp.fan_out"
@@ -36,6 +39,12 @@ def enqueue(
     batches: Sequence[ScheduledBatch],
     priority: int = DIRECT_PRIORITY,
 ) -> None:
+    """Add jobs for batches in the connection's transaction; nothing while sends are suppressed."""
+    if not is_suppressed(current_app):
+        requeue(connection, task_name, batches, priority)
+
+
+def requeue(connection: Connection, task_name: str, batches: Sequence[ScheduledBatch], priority: int) -> None:
     """Add jobs for batches in the connection's transaction; nothing on SQLite, which has no queue."""
     if connection.dialect.name != "postgresql" or not batches:
         return

@@ -78,11 +78,14 @@ def _add(connection: Connection, row: Mapping[str, Any]) -> bool:
     return True
 
 
-def counts(connection: Connection, message_id: int) -> dict[str, int]:
-    """Return how many devices reported each of EVENTS of a message: lower bounds."""
-    sums = select(_count.event, func.sum(_count.count)).where(_count.message_id == message_id)
-    counted = {event: int(number) for event, number in connection.execute(sums.group_by(_count.event))}
-    return {event: counted.get(event, 0) for event in EVENTS}
+def counts(connection: Connection, message_ids: Sequence[int]) -> dict[int, dict[str, int]]:
+    """Return how many devices reported each of EVENTS of messages, by message: lower bounds."""
+    sums = select(_count.message_id, _count.event, func.sum(_count.count))
+    grouped = sums.where(_count.message_id.in_(message_ids)).group_by(_count.message_id, _count.event)
+    counted = {message_id: dict.fromkeys(EVENTS, 0) for message_id in message_ids}
+    for message_id, event, number in connection.execute(grouped):
+        counted[message_id][event] = int(number)
+    return counted
 
 
 def delete_of(message_ids: Sequence[int]) -> None:

@@ -12,6 +12,7 @@ from marshmallow import ValidationError, fields
 _RFC_3339 = re.compile(
     r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})", re.ASCII | re.IGNORECASE
 )
+MAX_DIGITS = 19  # of an id
 _BASE64URL = str.maketrans("+/", "-_")
 
 
@@ -68,6 +69,15 @@ class StrictInteger(fields.Integer):
     def _deserialize(self, value: Any, *arguments: Any, **options: Any) -> int:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
+        return super()._deserialize(value, *arguments, **options)
+
+
+class Digits(fields.Integer):
+    """An integer in a query: digits alone, where Python's `int` takes signs, spaces and underscores."""
+
+    def _deserialize(self, value: Any, *arguments: Any, **options: Any) -> int:
+        if not (value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS):
+            raise self.make_error("invalid", input=value)
         return super()._deserialize(value, *arguments, **options)
 
 

@@ -10,10 +10,11 @@ from ..sending.audience import EVERYONE, MAX_USERS, Device, To
 from ..setting_checks import CHANNEL_NAME
 from ..webpush.message import NOTIFICATION_MEMBERS, Message, MessageError, Urgency
 from ..webpush.message_checks import DIRECTIONS, MAX_SAFE_INTEGER, MAX_TIMESTAMP, MAX_VIBRATION
-from .fields import StrictBoolean, StrictInteger, Timestamp
+from .fields import Digits, StrictBoolean, StrictInteger, Timestamp
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 STATES = ("scheduled", "queued", "sending", "done", "cancelled")
+MAX_PAGE = 100  # messages
 OPTIONS = ("app_badge", "ttl", "urgency", "topic")
 # No format: browsers accept URLs that RFC 3986 does not.
 PATH_OR_URL = {"description": "a path, or an http or https URL"}
@@ -99,8 +100,10 @@ class AudienceSchema(_Request):
             return Channel(data["channel"])
         if "subscription_id" in data:
             return Device(data["subscription_id"])
-        users: list[str] = data.get("user_ids", [data.get("user_id")])
-        return EVERYONE if "everyone" in data else users
+        if "everyone" in data:
+            return EVERYONE
+        users: To = data["user_ids"] if "user_ids" in data else data["user_id"]
+        return users
 
 
 class ExcludeSchema(_Request):
@@ -180,3 +183,16 @@ class MessageStatusSchema(MessageCreatedSchema):
     cancelled = fields.Integer(required=True)
     shown = fields.Integer(required=True)
     clicked = fields.Integer(required=True)
+
+
+class MessagesSchema(Schema):
+    """Delivery status of messages, newest first."""
+
+    messages = fields.List(fields.Nested(MessageStatusSchema), required=True)
+
+
+class PageSchema(_Request):
+    """Which messages: at most `limit`, those with ids below `before`."""
+
+    before = Digits(validate=validate.Range(1, MAX_ID))
+    limit = Digits(validate=validate.Range(1, MAX_PAGE), load_default=20)

@@ -3,8 +3,10 @@
 import hashlib
 from typing import Any, NoReturn
 
+from marshmallow import RAISE
+
 from ..sending import outbox
-from ..sending.outbox import MessageNotFoundError, Status
+from ..sending.status import MessageNotFoundError, Status, status, statuses
 from ..webpush.message import MessageError
 from . import errors
 from .auth import bearer_token
@@ -13,7 +15,9 @@ from .message_schemas import (
     IdempotencyKeySchema,
     MessageCreatedSchema,
     MessageSchema,
+    MessagesSchema,
     MessageStatusSchema,
+    PageSchema,
     errors_of,
 )
 from .routes import blueprint, openapi_docs
@@ -43,13 +47,22 @@ def create_message(arguments: dict[str, Any], headers: dict[str, str | None]) ->
         errors.abort_with(422, {"json": errors_of(error)})
 
 
+@blueprint.get("/messages")
+@blueprint.doc(**openapi_docs(401, 503, security="token"))
+@blueprint.arguments(PageSchema(), location="query", unknown=RAISE)
+@blueprint.response(200, MessagesSchema)
+def list_messages(page: dict[str, int]) -> dict[str, list[Status]]:
+    """List messages, newest first."""
+    return {"messages": statuses(**page)}
+
+
 @blueprint.get(MESSAGE)
 @blueprint.doc(operationId="get_message", **openapi_docs(401, 404, 503, security="token"))
 @blueprint.response(200, MessageStatusSchema)
 def get_message(message_id: int) -> Status:
     """Get a message's delivery status."""
     try:
-        return outbox.status(message_id)
+        return status(message_id)
     except MessageNotFoundError:
         _abort_not_found()
 
@@ -60,12 +73,12 @@ def get_message(message_id: int) -> Status:
 def cancel_message(message_id: int) -> Status:
     """Cancel a message: what has not begun is not sent."""
     try:
-        status = outbox.cancel(message_id)
+        cancelled = outbox.cancel(message_id)
     except MessageNotFoundError:
         _abort_not_found()
-    if status.state != "cancelled":
+    if cancelled.state != "cancelled":
         errors.abort(409, "The message is done: too late to cancel it.")
-    return status
+    return cancelled
 
 
 def _of_token(key: str) -> str:

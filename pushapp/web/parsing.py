@@ -36,16 +36,22 @@ def load_json(schema: Schema) -> Any:
 
 
 def _parse(body: bytes) -> Any:
-    # Stricter than Python's JSON: UTF-8 only, no NaN, bounded nesting.
     try:
-        text = body.decode("utf-8-sig")
-        return json.loads(text, parse_int=_parse_int, parse_constant=_reject_constant)
+        return parse_json(body)
     except RecursionError:
-        if _is_balanced(text):
+        if _is_balanced(body.decode("utf-8-sig")):
             abort_with(422, {"json": {"_schema": ["Must have fewer levels."]}})
         abort(400, INVALID_JSON)
     except ValueError:
         abort(400, INVALID_JSON)
+
+
+def parse_json(text: bytes) -> Any:
+    """Return JSON as Python values. Stricter than Python's: UTF-8 only, no NaN, bounded nesting.
+
+    Raises ValueError, and RecursionError.
+    """
+    return _decoder.decode(text.decode("utf-8-sig"))
 
 
 def _read() -> bytes:
@@ -73,3 +79,6 @@ def _parse_int(digits: str) -> float:
 
 def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not valid JSON")
+
+
+_decoder = json.JSONDecoder(parse_int=_parse_int, parse_constant=_reject_constant)

@@ -11,7 +11,12 @@ from .auth import reject_cross_site, require_token, require_user
 from .blueprint import Blueprint
 from .parsing import require_json
 
-TOKEN_ENDPOINTS = {"pushapp.create_message", "pushapp.get_message", "pushapp.cancel_message"}
+TOKEN_ENDPOINTS = {
+    "pushapp.create_message",
+    "pushapp.list_messages",
+    "pushapp.get_message",
+    "pushapp.cancel_message",
+}
 PUBLIC_ENDPOINTS = {
     "pushapp.client",
     "pushapp.create_receipt",

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, MetaData, event, make_url, text
 import pushapp
 from pushapp import Message, subscriptions
 from pushapp.database import connection_parameters, engine
-from pushapp.sending import outbox
+from pushapp.sending.status import status
 from pushapp.sending.worker import run_worker
 from tests.hosts.conftest import Host, store
 from tests.hosts.shell import Shell
@@ -64,7 +64,7 @@ def test_a_psycopg2_host_subscribes_sends_and_runs_a_worker(
         assert (engine().driver, engine().pool.size()) == ("psycopg", 5)
         message_id = pushapp.send(Message(title="x"), to="alice")
         asyncio.run(run_worker(app, drain=True))
-        assert outbox.status(message_id).sent == 1
+        assert status(message_id).sent == 1
     assert len(push_server.pushes_to(body)) == 1
 
 
@@ -120,7 +120,7 @@ def test_several_servers_in_the_url_are_tried_in_order(
         assert store() == 1
         message_id = pushapp.send(Message(title="x"), to="user without subscriptions")
         asyncio.run(run_worker(app, drain=True))
-        assert outbox.status(message_id).fan_out_complete
+        assert status(message_id).fan_out_complete
 
 
 @on_postgresql
@@ -243,8 +243,8 @@ def test_an_unavailable_database_is_a_one_line_error(tmp_path: Path, group: str)
     program = UNAVAILABLE.replace("init_app(app, ", f'init_app(app, cli_group="{group}", ')
     commands = (f"{group} list alice", f"{group} prune", f"{group} db upgrade", f"{group} db check")
     results = Shell(tmp_path, program).run(*commands)
-    for status, output in results:
-        assert status == 1
+    for exit_status, output in results:
+        assert exit_status == 1
         assert output.startswith("Error: database unavailable")
         assert len(output.splitlines()) == 1
         assert "s3cr3t" not in output

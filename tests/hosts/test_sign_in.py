@@ -17,7 +17,7 @@ from flask_wtf.csrf import generate_csrf
 
 import pushapp
 from pushapp import Message
-from pushapp.sending import outbox
+from pushapp.sending.status import status
 from tests.hosts.conftest import Host
 from tests.support.deployment import ROOT
 from tests.support.push_server import PushServer
@@ -219,7 +219,7 @@ def test_a_user_with_a_uuid_subscribes_and_gets_messages(host: Host, push_server
     with app.app_context():
         to_objects = pushapp.send(Message(title="Hello"), to=user_id)
         to_strings = pushapp.send(Message(title="Hello"), to="c0ffee00-1234-4abc-8def-0123456789ab")
-        assert [outbox.status(each).recipients for each in (to_objects, to_strings)] == [1, 1]
+        assert [status(each).recipients for each in (to_objects, to_strings)] == [1, 1]
 
 
 @on_sqlite

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, create_engine, event, make_url, text
 
 import pushapp
 from pushapp import EVERYONE, Channel, Message, subscriptions
-from pushapp.sending import outbox
+from pushapp.sending.status import MessageNotFoundError, status
 from pushapp.sending.worker import run_worker
 from pushapp.subscriptions import Subscription
 from tests.hosts.conftest import Host
@@ -73,7 +73,7 @@ def test_a_message_is_sent_if_the_hosts_transaction_commits(
         assert push_server.requests == 0
     host.db.session.commit()
     deliver(host.app)
-    found = outbox.status(message_id)
+    found = status(message_id)
     assert (found.state, found.sent, push_server.requests) == ("done", 1, 1)
 
 
@@ -88,8 +88,8 @@ def test_a_message_of_a_transaction_that_is_rolled_back_does_not_exist(
     assert messages(host) == 0
     deliver(host.app)
     assert push_server.requests == 0
-    with pytest.raises(outbox.MessageNotFoundError):
-        outbox.status(message_id)
+    with pytest.raises(MessageNotFoundError):
+        status(message_id)
 
 
 def test_a_savepoint_takes_its_message_back(host: Host, push_server: PushServer) -> None:
@@ -100,14 +100,14 @@ def test_a_savepoint_takes_its_message_back(host: Host, push_server: PushServer)
         host.db.engine.dispose()
     session = host.db.session
     insert_user(session.connection(), host)
-    message_id = pushapp.send(Message(title="first"), to="alice", connection=session.connection())
+    first = pushapp.send(Message(title="first"), to="alice", connection=session.connection())
     savepoint = session.begin_nested()
     pushapp.send(Message(title="taken back"), to="alice", connection=session.connection())
     savepoint.rollback()
     session.commit()
     deliver(host.app)
     assert [push.message["notification"]["title"] for push in push_server.pushes] == ["first"]
-    assert outbox.status(message_id).sent == 1
+    assert status(first).sent == 1
 
 
 def test_a_scheduled_message_and_an_idempotency_key_are_part_of_it(host: Host) -> None:
@@ -120,7 +120,7 @@ def test_a_scheduled_message_and_an_idempotency_key_are_part_of_it(host: Host) -
     assert pushapp.send(HELLO, **options, connection=session.connection()) == message_id
     session.commit()
     assert pushapp.send(HELLO, **options) == message_id
-    assert outbox.status(message_id).state == "scheduled"
+    assert status(message_id).state == "scheduled"
     assert messages(host) == 1
 
 
@@ -176,4 +176,4 @@ def test_a_message_is_sent_from_an_event_loop_and_from_a_thread(host: Host, push
     thread.start()
     thread.join()
     deliver(host.app)
-    assert [outbox.status(message_id).sent for message_id in ids] == [1, 1]
+    assert [status(message_id).sent for message_id in ids] == [1, 1]

@@ -22,6 +22,7 @@ from sqlalchemy import event
 from pushapp import EVERYONE, Message, create_app, send, subscriptions
 from pushapp.database import engine, transaction
 from pushapp.sending import batches, claims, failures, outbox, recording
+from pushapp.sending.status import status
 from pushapp.subscriptions import Subscription
 from pushapp.webpush.responses import GONE, SENT, Counted, Outcome, Result
 from tests.reliability.common import KEYS, Report, database_server, scalar
@@ -233,7 +234,7 @@ def deliver(message_id: int, results: list[Outcome]) -> None:
     outcomes = list(zip(batch.recipients, itertools.cycle(results), strict=False))
     with transaction() as connection:
         recording.record(connection, batch, 1, recording.Report(outcomes))
-    outbox.status(message_id)
+    status(message_id)
 
 
 @contextmanager

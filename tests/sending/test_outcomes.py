@@ -8,7 +8,7 @@ import pytest
 from flask import Flask
 
 from pushapp import EVERYONE, Message
-from pushapp.sending import outbox
+from pushapp.sending.status import Status
 from tests.conftest import signed_in
 from tests.support.http import post, rows
 from tests.support.push_server import PushServer
@@ -25,7 +25,7 @@ def subscribe(app: Flask, push_server: PushServer, *responses: Any, user: str = 
     return body
 
 
-def drain_until_done(app: Flask, message_id: int) -> outbox.Status:
+def drain_until_done(app: Flask, message_id: int) -> Status:
     for _ in range(40):
         drain(app)
         if status(app, message_id).state == "done":

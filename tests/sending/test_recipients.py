@@ -15,6 +15,7 @@ from pushapp import EVERYONE, Channel, Device, Message, create_app
 from pushapp.database import engine, transaction
 from pushapp.sending import batches, recipients
 from pushapp.sending.audience import Audience
+from pushapp.sending.status import status
 from tests.conftest import SETTINGS, migrate
 from tests.support.postgresql import PostgreSQL
 
@@ -147,4 +148,4 @@ def test_a_large_channel_is_fanned_out_to_each_member_once(app: Flask) -> None:
             for each in found
         ]
     assert len(ids) == len(set(ids)) == 2 * 99_000
-    assert pushapp.sending.outbox.status(message_id).recipients == 198_000
+    assert status(message_id).recipients == 198_000

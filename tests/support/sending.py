@@ -12,7 +12,9 @@ import pushapp
 from pushapp import Message
 from pushapp.database import engine
 from pushapp.models import UTCDateTime
-from pushapp.sending import outbox, worker
+from pushapp.sending import worker
+from pushapp.sending.status import Status
+from pushapp.sending.status import status as load_status
 
 TOKEN = "a long random token"
 
@@ -33,20 +35,20 @@ def enqueue(app: Flask, to: Any, message: Message | None = None, **options: Any)
         return pushapp.send(message or Message(title="Hello"), to=to, **options)
 
 
-def send(app: Flask, to: Any, message: Message | None = None, **options: Any) -> outbox.Status:
+def send(app: Flask, to: Any, message: Message | None = None, **options: Any) -> Status:
     """Send a message, run a worker, and return the delivery status."""
     message_id = enqueue(app, to, message, **options)
     drain(app)
     return status(app, message_id)
 
 
-def status(app: Flask, message_id: int) -> outbox.Status:
+def status(app: Flask, message_id: int) -> Status:
     """Return a message's delivery status."""
     with app.app_context():
-        return outbox.status(message_id)
+        return load_status(message_id)
 
 
-def counts(status: outbox.Status) -> tuple[int, int, int]:
+def counts(status: Status) -> tuple[int, int, int]:
     """Return how many deliveries were sent, gone, failed."""
     return status.sent, status.gone, status.failed
 
