@@ -32,7 +32,7 @@ class Progress:
     user_id: str | None  # of a message to one user or device
     audience: Audience
     message: Message
-    state: str  # as `sending.outbox.state_of` returns it
+    state: str  # as `sending.status.state_of` returns it
     created_at: datetime
     send_at: datetime | None
     cancelled_at: datetime | None

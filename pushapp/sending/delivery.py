@@ -40,11 +40,11 @@ logger = logging.getLogger(__name__)
 def create_client(app: Flask) -> Client:
     """Return a client with an application's VAPID keys, trusted push services and proxy."""
     arguments = keys.signers().authorization, app.config["PUSH_TRUSTED_PUSH_SERVICES"]
-    observe = app.extensions.get("push_observer")
+    options = {"proxy": app.config["PUSH_PROXY"], "observe": app.extensions.get("push_observer")}
     browsers, suppressed = fake_browsers(app), is_suppressed(app)
     if browsers or suppressed:
-        return LoopbackClient(*arguments, observe=observe, browsers=browsers, is_suppressed=suppressed)
-    return Client(*arguments, proxy=app.config["PUSH_PROXY"], observe=observe)
+        return LoopbackClient(*arguments, **options, browsers=browsers, is_suppressed=suppressed)
+    return Client(*arguments, **options)
 
 
 class Engine:

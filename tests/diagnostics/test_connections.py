@@ -66,7 +66,7 @@ def test_the_ca_certificates_are_those_of_the_worker(
     monkeypatch.delenv("SSL_CERT_FILE")
     (found,) = to_fix(check(app, "--connect"))
     assert found.startswith(f"{origin}: its certificate is not valid here: set SSL_CERT_FILE")
-    assert " (SSL certificate " in found
+    assert " (SSL certificate" in found
 
 
 def test_a_public_name_that_leads_to_a_private_address_is_told(
