@@ -27,7 +27,8 @@ from marshmallow import ValidationError
 from yarl import URL
 
 from pushapp import create_app
-from pushapp.web.schemas import MessageSchema, SubscriptionSchema, UnsubscribeSchema
+from pushapp.web.message_schemas import MessageSchema
+from pushapp.web.schemas import SubscriptionSchema, UnsubscribeSchema
 from pushapp.webpush.endpoints import check_endpoint, origin_of
 from tests.reliability.common import KEYS, Report
 from tests.support import invalid_input
