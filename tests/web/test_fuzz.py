@@ -143,4 +143,4 @@ def test_every_route_conforms_to_its_description(
     with site.gunicorn(stdout=subprocess.DEVNULL):
         done = run_schemathesis(site, push_server.origin, "--generation-deterministic")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Tested: 18" in done.stdout
+    assert "Tested: 20" in done.stdout
