@@ -25,6 +25,7 @@ PROGRAMS = [
     pytest.param("million", ["--rows", "60000", "--rounds", "0"]),
     pytest.param("fuzz", ["--seconds", "5", "--seed", "1"]),
     pytest.param("timing", ["--rounds", "2000"]),
+    pytest.param("upgrade", ["--rows", "5000", "--seconds", "1"], marks=needs_nginx),
 ]
 
 

@@ -2,8 +2,9 @@
 
     python -m tests.reliability.upgrade [--rows 3000000] [--seconds 5]     (needs nginx)
 
-The old code of a migration comes from git: it is the last commit before the migration was added. A migration
-of this program's own, after the newest, is tested with the current code on both sides.
+The old code of a revision comes from git: it is the last state of this branch whose newest migration it was. A
+revision without such a state, or whose code needs packages that are not installed, is passed over. A migration of
+this program's own, after the newest, is tested with the current code on both sides.
 """
 
 import argparse
@@ -11,10 +12,11 @@ import asyncio
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -62,11 +64,11 @@ def upgrade() -> None:
 
 
 class Upgrade(NamedTuple):
-    """A migration, and the sites before and after it; without an old site when git does not have its code."""
+    """Two revisions, and the sites that belong to them."""
 
     before: str
     after: str
-    old: Deployment | None
+    old: Deployment
     new: Deployment
 
     def __str__(self) -> str:
@@ -93,51 +95,42 @@ def main() -> None:
             url, options.rows, "https://push.example.net/old/", users=max(options.rows // 3, 1)
         )
         for upgrade in upgrades:
-            if upgrade.old is None:
-                report.figure(f"{upgrade}: not tested side by side", "git does not have the old code")
-                upgrade.new.flask("db", "upgrade", upgrade.after)
-            else:
-                asyncio.run(migrate_under_load(upgrade, upgrade.old, options.seconds, report))
-                send_from_both(upgrade, upgrade.old, origin, log, report)
+            asyncio.run(migrate_under_load(upgrade, options.seconds, report))
+            send_from_both(upgrade, origin, log, report)
     report.finish()
 
 
 def plan_upgrades(current: Deployment, folder: Path) -> list[Upgrade]:
-    """Return the upgrades between the project's revisions, and to the test's own revision."""
+    """Return the upgrades between the revisions that have their code, and to the test's own revision."""
 
     def site(root: Path) -> Deployment:
         deployment = Deployment(current.environment["DATABASE_URL"], folder, root=root)
         deployment.environment = current.environment
         return deployment
 
-    files = sorted((ROOT / VERSIONS).glob("[0-9]*.py"))
-    codes = [code_before(file, following, folder) for file, following in pairwise(files)] + [ROOT]
-    sites = [site(code) if code else None for code in codes]
-    revisions = [file.name[:4] for file in files]
-    upgrades = [
-        Upgrade(before, after, old, new or current)
-        for (before, after), (old, new) in zip(pairwise(revisions), pairwise(sites), strict=True)
-    ]
-    test_site = site(code_with_test_revision(revisions[-1], folder))
-    return [*upgrades, Upgrade(revisions[-1], TEST_REVISION, sites[-1], test_site)]
+    files = sorted(file.name for file in (ROOT / VERSIONS).glob("[0-9]*.py"))
+    codes = [code_of(file, files[number:], folder) for number, file in enumerate(files[:-1], 1)]
+    sites = [(file[:4], site(code)) for file, code in zip(files, codes, strict=False) if code]
+    newest = files[-1][:4]
+    sites += [(newest, site(ROOT)), (TEST_REVISION, site(code_with_test_revision(newest, folder)))]
+    return [Upgrade(before, after, old, new) for (before, old), (after, new) in pairwise(sites)]
 
 
-def code_before(file: Path, following: Path, folder: Path) -> Path | None:
-    """Return a folder with the last code whose newest migration was `file`, or None if git has no such code."""
-    added = git(
-        "log", "--max-count=1", "--format=%H", "--diff-filter=A", "--", f"{VERSIONS / following.name}"
-    )
-    if added is None:
-        return None
-    commit = f"{added.decode().strip()}^" if added.strip() else "HEAD"  # it may not be committed yet
-    archive = git("archive", commit, *CODE)
+def code_of(file: str, later: Sequence[str], folder: Path) -> Path | None:
+    """Return a folder with the last code of this branch whose newest migration was `file`, if it can run."""
+    paths = [str(VERSIONS / name) for name in later]
+    added = git("log", "--first-parent", "-m", "--format=%H", "--diff-filter=A", "--", *paths)
+    archive = git("archive", f"{added.split()[-1].decode()}^", *CODE) if added else None
     if archive is None:
         return None
-    target = folder / f"code_{file.stem}"
+    target = folder / f"code_{file[:4]}"
     target.mkdir()
     subprocess.run(["tar", "-x", "-C", target], input=archive, check=True)
-    has_both = (target / VERSIONS / following.name).exists()
-    return target if (target / VERSIONS / file.name).exists() and not has_both else None
+    newest = max(path.name for path in (target / VERSIONS).glob("[0-9]*.py"))
+    # The packages that it needs may have been replaced by others since.
+    command = [sys.executable, "-c", "import pushapp.sending.worker"]
+    can_run = subprocess.run(command, cwd=target, check=False, capture_output=True).returncode == 0
+    return target if newest == file and can_run else None
 
 
 def git(*arguments: str) -> bytes | None:
@@ -163,9 +156,9 @@ def code_with_test_revision(newest: str, folder: Path) -> Path:
     return target
 
 
-async def migrate_under_load(upgrade: Upgrade, old: Deployment, seconds: float, report: Report) -> None:
+async def migrate_under_load(upgrade: Upgrade, seconds: float, report: Report) -> None:
     """Migrate under load on the old code, then load both."""
-    new = upgrade.new
+    old, new = upgrade.old, upgrade.new
     with ExitStack() as stack, watched_locks(old.environment["DATABASE_URL"]) as waits:
         stack.enter_context(old.gunicorn(stdout=subprocess.DEVNULL))
         on_old = Clients(old)
@@ -225,8 +218,9 @@ def watched_locks(url: str) -> Iterator[list[float]]:
         thread.join()
 
 
-def send_from_both(upgrade: Upgrade, old: Deployment, origin: str, log: Path, report: Report) -> None:
+def send_from_both(upgrade: Upgrade, origin: str, log: Path, report: Report) -> None:
     """Send a message from each code, with a worker of each running."""
+    old = upgrade.old
     url = old.environment["DATABASE_URL"]
     path = re.sub(r"\W+", "-", str(upgrade))
     with psycopg.connect(url, autocommit=True) as connection:
