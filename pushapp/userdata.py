@@ -38,16 +38,11 @@ _DELETE_SUBSCRIPTIONS = (
     delete(PushReceipt.__table__).where(_receipt.subscription_id.in_(select(_subscription.id).where(_own))),
     delete(PushChannelMember.__table__).where(PushChannelMember.__table__.c.user_id == bindparam("user_id")),
     delete(PushFailure.__table__).where(_failure.subscription_id.in_(select(_subscription.id).where(_own))),
-    delete(PushReceipt.__table__).where(
-        PushReceipt.__table__.c.subscription_id.in_(select(_subscription.id).where(_own))
-    ),
     delete(PushSubscription.__table__).where(_own),
 )
 _DELETE_MESSAGES = (
     _own_messages.with_for_update(key_share=True),  # a message before its batches, as `cancel` does
     delete(PushBatch.__table__).where(PushBatch.__table__.c.message_id.in_(_own_messages)),
-    delete(PushReceipt.__table__).where(PushReceipt.__table__.c.message_id.in_(_own_messages)),
-    delete(PushReceiptCount.__table__).where(PushReceiptCount.__table__.c.message_id.in_(_own_messages)),
     delete(PushOutcome.__table__).where(PushOutcome.__table__.c.message_id.in_(_own_messages)),
     delete(PushReceipt.__table__).where(_receipt.message_id.in_(_own_messages)),
     delete(PushReceiptCount.__table__).where(PushReceiptCount.__table__.c.message_id.in_(_own_messages)),

@@ -17,7 +17,6 @@ async def poll(sending: Engine, stop: asyncio.Event, *, drain: bool = False) -> 
             return
         if not found:
             await asyncio.wait([asyncio.create_task(stop.wait())], timeout=POLL_INTERVAL)
-    sending.stop()
 
 
 async def send_due(sending: Engine) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -56,11 +56,12 @@ async def run_worker(app: Flask, *, concurrency: int = DEFAULT_CONCURRENCY, drai
     async with Engine(app, concurrency) as sending:
         gc.freeze()  # exclude long-lived objects from garbage collection
         if is_sqlite:
-            await poll(sending, stop, drain=drain)
+            work = poll(sending, stop, drain=drain)
         elif drain:
-            await _drain(connector, sending, stop)
+            work = _drain(connector, sending, stop)
         else:
-            await _serve(connector, sending, stop)
+            work = _serve(connector, sending, stop)
+        await _run_until_stopped(work, stop, sending)
 
 
 def _stop_event() -> asyncio.Event:
@@ -68,6 +69,19 @@ def _stop_event() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     return stop
+
+
+async def _run_until_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event, sending: Engine) -> None:
+    """Run the work to its end; once stopped it has STOP_TIMEOUT, whatever it waits for."""
+    task, stop_task = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait([task, stop_task], return_when=asyncio.FIRST_COMPLETED)
+    stop_task.cancel()
+    if stop.is_set():
+        sending.stop()
+        await asyncio.wait([task], timeout=STOP_TIMEOUT)
+        task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 @asynccontextmanager
@@ -155,8 +169,6 @@ async def _run(connector: Connector, sending: Engine, stop: asyncio.Event, *, dr
         ends = [asyncio.gather(*workers)] if drain else workers
         try:
             await asyncio.wait([*ends, stop_task], return_when=asyncio.FIRST_COMPLETED)
-            if stop.is_set():
-                sending.stop()
             for worker in workers:
                 worker.cancel()  # graceful: jobs end when their batches are claimed
             await asyncio.wait(workers, timeout=STOP_TIMEOUT)

@@ -81,6 +81,22 @@ def wait_for_line(worker: "subprocess.Popen[str]", text: str, seconds: float = 4
     timer.cancel()
 
 
+def kill_at_the_first_response(
+    push_server: PushServer, database: PostgreSQL, seconds: float = 0
+) -> threading.Event:
+    killed, lock = threading.Event(), threading.Lock()
+
+    def kill() -> None:
+        with lock:
+            if not killed.is_set():
+                time.sleep(seconds)
+                database.kill()
+                killed.set()
+
+    push_server.before_response = kill
+    return killed
+
+
 @pytest.fixture
 def make_site(tmp_path: Path, push_server: PushServer) -> Iterator[Callable[[str], Site]]:
     sites = []
@@ -274,21 +290,30 @@ def test_outcomes_are_recorded_after_an_outage(
     site: Site, push_server: PushServer, fragile: PostgreSQL
 ) -> None:
     site.subscribe(20)
-    killed, lock = threading.Event(), threading.Lock()
-
-    def kill() -> None:
-        with lock:
-            if not killed.is_set():
-                fragile.kill()
-                killed.set()
-
-    push_server.before_response = kill
+    killed = kill_at_the_first_response(push_server, fragile)
     message_id = enqueue(site.app, EVERYONE)
     with site.worker():
         wait_until(lambda: len(push_server.pushes) == 20 and killed.is_set())
         fragile.start()
         wait_until(lambda: status(site.app, message_id).sent == 20)
     assert len(push_server.pushes) == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [[], ["--drain"]])
+def test_sigterm_ends_a_worker_within_15_seconds_while_the_database_is_unavailable(
+    site: Site, push_server: PushServer, fragile: PostgreSQL, arguments: list[str]
+) -> None:
+    site.subscribe(20)
+    killed = kill_at_the_first_response(push_server, fragile, 2)  # a drain waits for the batch then
+    enqueue(site.app, EVERYONE)
+    with site.worker(*arguments) as worker:
+        wait_until(lambda: len(push_server.pushes) == 20 and killed.is_set())
+        stopped_at = time.monotonic()
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+        assert time.monotonic() - stopped_at < 15
+    fragile.start()
 
 
 def test_a_worker_without_tables_says_so_once_and_waits_for_them(
