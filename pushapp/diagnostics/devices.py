@@ -4,9 +4,18 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, or_, select
+from flask import current_app
+from sqlalchemy import Connection, and_, exists, or_, select
 
-from ..models import PushBatch, PushChannelMember, PushFailure, PushMessage, PushSubscription
+from .. import keys
+from ..models import (
+    PushBatch,
+    PushChannelMember,
+    PushFailure,
+    PushMessage,
+    PushReceipt,
+    PushSubscription,
+)
 from ..sending.audience import Audience
 from ..sending.batches import FAN_OUT_PENDING
 from ..sending.claims import LEASE
@@ -19,6 +28,7 @@ MAX_BATCHES = 10_000  # searched for a user's devices, the earliest due
 
 _subscription = PushSubscription.__table__.c
 _failure = PushFailure.__table__.c
+_receipt = PushReceipt.__table__.c
 _member = PushChannelMember.__table__.c
 _message = PushMessage.__table__.c
 _batch = PushBatch.__table__.c
@@ -71,9 +81,13 @@ class Waiting(NamedTuple):
 def read_user(connection: Connection, user_id: str) -> User:
     """Return a user with channels and devices; one that has neither is no error."""
     channels = connection.execute(select(_member.channel).where(_member.user_id == user_id)).scalars()
-    columns = ("id", "label", "endpoint", "created_at", "expires_at", "last_sent_at")
+    columns = ("id", "label", "endpoint", "vapid_key", "created_at", "expires_at", "last_sent_at")
+    is_shown = exists().where(_receipt.subscription_id == _subscription.id, _receipt.event == "shown")
     devices = connection.execute(
-        select(*(_subscription[name] for name in columns), _failure.failures, _failure.since)
+        select(
+            *(_subscription[name] for name in columns),
+            *(_failure.failures, _failure.since, is_shown.label("is_shown")),
+        )
         .join_from(
             PushSubscription.__table__,
             PushFailure.__table__,
@@ -135,6 +149,7 @@ def describe(device: Any, waiting: Sequence[Waiting], now: datetime, message: Pr
     facts += [_wait(each, now) for each in waiting if each.includes(device.id)]
     if message is not None and not facts:
         facts.append(_recorded(device, message))
+    facts += _old_key(device)
     if device.failures:
         facts.append(
             f"failing since {at(device.since)}, {device.failures} times in a row; it is deleted at"
@@ -142,6 +157,8 @@ def describe(device: Any, waiting: Sequence[Waiting], now: datetime, message: Pr
         )
     if message is None:
         facts.append(_last_sent(device))
+    if current_app.config["PUSH_RECEIPTS"] and device.last_sent_at and not device.is_shown:
+        facts.append("its browser has never reported that it showed one")
     name = f"{device.id}  {device.label or 'no label'}, {_host(device.endpoint)}"
     return f"{name}: {'; '.join(facts)}"
 
@@ -153,6 +170,16 @@ def at(time: datetime) -> str:
 
 def _expiry(device: Any) -> str:
     return f"expired at {at(device.expires_at)}, so nothing is sent to it until its browser subscribes again"
+
+
+def _old_key(device: Any) -> list[str]:
+    current, *_ = known = keys.signers().public_keys
+    public_key = device.vapid_key or known[-1]
+    if public_key == current:
+        return []
+    if public_key in known:
+        return ["made with an older VAPID key; it moves to the current one when its browser loads a page"]
+    return ["made with a VAPID key that is not in the settings, so messages fail (`keys` lists it)"]
 
 
 def _wait(waiting: Waiting, now: datetime) -> str:

@@ -1,5 +1,6 @@
 """`flask push why`: sentences about each device of a user, without endpoints and keys."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,10 +10,12 @@ from flask import Flask
 import pushapp
 from pushapp import EVERYONE, Channel, Device, Message
 from pushapp.sending import batches
+from pushapp.webpush.vapid import generate_key_pair
 from tests.support.http import expire, rows
 from tests.support.operators import push, subscribe
 from tests.support.push_server import PushServer
-from tests.support.sending import drain, enqueue, execute, queued_only, scalar
+from tests.support.sending import drain, enqueue, execute, queued_only, scalar, send
+from tests.support.subscriptions import subscription
 
 UNAVAILABLE = 503, {"Retry-After": "60"}, b""
 TOMORROW = datetime.now(UTC) + timedelta(days=1)
@@ -40,6 +43,33 @@ def test_a_device_that_was_never_reached_and_one_that_was(app: Flask, push_serve
     assert text.startswith(f"message {message} to one user, created 20")
     assert " done: 1 sent of 1\n" in text
     assert "by this message or a later one\n" in text
+
+
+def test_a_device_with_an_old_key_and_one_whose_key_is_gone(make_app: Callable[..., Flask]) -> None:
+    old, new = generate_key_pair().private, generate_key_pair().private
+    subscribe(make_app(PUSH_VAPID_PRIVATE_KEY=old), "alice", subscription())
+    rotated = make_app(PUSH_VAPID_PRIVATE_KEY=new, PUSH_VAPID_PRIVATE_KEY_FALLBACKS=[old])
+    assert "made with an older VAPID key; it moves" in push(rotated, "why", "alice")
+    replaced = make_app(PUSH_VAPID_PRIVATE_KEY=new)
+    assert "made with a VAPID key that is not in the settings" in push(replaced, "why", "alice")
+    subscribe(replaced, "bob", subscription())
+    assert "VAPID" not in push(replaced, "why", "bob")
+
+
+def test_a_device_that_is_sent_to_and_never_shows_a_message(
+    make_app: Callable[..., Flask], push_server: PushServer
+) -> None:
+    app = make_app(PUSH_RECEIPTS=True, PUSH_TRUSTED_PUSH_SERVICES=[push_server.origin])
+    body = push_server.subscription()
+    subscribe(app, "alice", body)
+    never_shown = "its browser has never reported that it showed one"
+    assert never_shown not in push(app, "why", "alice")
+    send(app, "alice")
+    assert never_shown in push(app, "why", "alice")
+    (received,) = push_server.pushes_to(body)
+    receipt = {"token": received.message["receipt"], "event": "shown"}
+    assert app.test_client().post("/push/receipts", json=receipt).status_code == 204
+    assert never_shown not in push(app, "why", "alice")
 
 
 def test_a_device_that_expired(app: Flask, push_server: PushServer) -> None:
