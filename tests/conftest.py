@@ -169,6 +169,14 @@ def sending_app(
 
 
 @pytest.fixture
+def service(app: Flask) -> FlaskClient:
+    """A service with an API token; `app` is `sending_app`."""
+    client = app.test_client()
+    client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {TOKEN}"
+    return client
+
+
+@pytest.fixture
 def client(app: Flask) -> FlaskClient:
     """An unauthenticated browser."""
     return app.test_client()

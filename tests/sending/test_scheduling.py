@@ -12,7 +12,7 @@ from pushapp import EVERYONE, Channel, Message, MessageError
 from tests.conftest import signed_in
 from tests.support.http import expire, post
 from tests.support.push_server import PushServer
-from tests.support.sending import TOKEN, counts, drain, enqueue, execute, queued_only, scalar, status
+from tests.support.sending import counts, drain, enqueue, execute, queued_only, scalar, status
 
 HOUR = timedelta(hours=1)
 
@@ -20,13 +20,6 @@ HOUR = timedelta(hours=1)
 @pytest.fixture
 def app(sending_app: Flask) -> Flask:
     return sending_app
-
-
-@pytest.fixture
-def service(app: Flask) -> FlaskClient:
-    client = app.test_client()
-    client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {TOKEN}"
-    return client
 
 
 @pytest.fixture(params=["alice", ("alice", "bob"), Channel("news"), EVERYONE], ids=str)

@@ -5,6 +5,7 @@ import socket
 import ssl
 import subprocess
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -108,12 +109,10 @@ def tls_server(certificate: Path) -> Iterator[int]:
     listener.close()
 
 
-class Proxy:
-    """An HTTP proxy (CONNECT) or a SOCKS5 proxy that connects every name to 127.0.0.1."""
+class Listener(ABC):
+    """Serves each connection in a thread of its own."""
 
-    def __init__(self, response: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n"):
-        self.targets: list[str] = []  # name:port
-        self._response = response
+    def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -127,6 +126,18 @@ class Proxy:
             while True:
                 client, _ = self._listener.accept()
                 threading.Thread(target=self._serve, args=[client], daemon=True).start()
+
+    @abstractmethod
+    def _serve(self, client: socket.socket) -> None: ...
+
+
+class Proxy(Listener):
+    """An HTTP proxy (CONNECT) or a SOCKS5 proxy that connects every name to 127.0.0.1."""
+
+    def __init__(self, response: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n"):
+        self.targets: list[str] = []  # name:port
+        self._response = response
+        super().__init__()
 
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError):
@@ -163,26 +174,15 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
         target.shutdown(socket.SHUT_WR)
 
 
-class RawServer:
+class RawServer(Listener):
     """Answers each connection's first request with bytes, then keeps the connection open."""
 
     def __init__(self, response: bytes = b""):
         self.heads: list[bytes] = []  # of the requests
         self.closed = threading.Event()  # a client closed its connection
         self._response = response
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.origin = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=[client], daemon=True).start()
+        super().__init__()
+        self.origin = f"http://127.0.0.1:{self.port}"
 
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError):

@@ -21,13 +21,6 @@ def app(sending_app: Flask) -> Flask:
     return sending_app
 
 
-@pytest.fixture
-def service(app: Flask) -> FlaskClient:
-    client = app.test_client()
-    client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {TOKEN}"
-    return client
-
-
 def message(**fields: Any) -> dict[str, Any]:
     return {"to": {"user_id": "alice"}, "notification": {"title": "Hello"}} | fields
 
