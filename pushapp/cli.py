@@ -1,7 +1,5 @@
 """`flask push …` and `flask demo`; `message_commands` has those that send."""
 
-import asyncio
-import logging
 from typing import Any
 
 import click
@@ -11,8 +9,6 @@ from flask import current_app
 from flask.cli import AppGroup, with_appcontext
 from flask.globals import app_ctx
 from flask.sessions import SecureCookieSessionInterface
-from procrastinate.exceptions import ConnectorException
-from psycopg import OperationalError
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.serving import run_simple
 
@@ -23,7 +19,7 @@ from .database import is_transient, summarize
 from .diagnostics import commands as diagnostics
 from .schema import alembic_config
 from .sending import failures, outbox, statistics
-from .sending.worker import DEFAULT_CONCURRENCY, describe, run_worker
+from .sending.queue import DEFAULT_CONCURRENCY
 from .web.schemas import SubscriptionSummarySchema
 from .webpush.vapid import generate_key_pair
 
@@ -177,23 +173,9 @@ def worker(concurrency: int, drain: bool) -> None:
     Run any number of workers, on any number of machines; on SQLite one. SIGTERM and Ctrl+C shut down
     gracefully; what a killed worker was sending is sent by another within a minute.
     """
-    _log_to_stderr()
-    try:
-        asyncio.run(run_worker(app_ctx.app, concurrency=concurrency, drain=drain))
-    except (ConnectorException, OperationalError, TimeoutError) as error:
-        raise click.ClickException(describe(error)) from None
+    from . import worker_command  # noqa: PLC0415  # web processes need neither Procrastinate nor libcurl
 
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    # The worker logs an outage in one line; the queue's own tracebacks would repeat it.
-    handler.addFilter(
-        lambda record: not (record.exc_info and isinstance(record.exc_info[1], ConnectorException))
-    )
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
-    logging.getLogger("pushapp").setLevel(logging.INFO)
+    worker_command.run(concurrency, drain=drain)
 
 
 @click.command()

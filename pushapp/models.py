@@ -63,15 +63,19 @@ def hash_possession(endpoint: str, auth: str) -> bytes:
     return hashlib.sha256(f"{endpoint} {auth}".encode()).digest()
 
 
+def _parameters(context: DefaultExecutionContext) -> dict[str, Any]:
+    parameters: dict[str, Any] = context.get_current_parameters()  # type: ignore[no-untyped-call]  # SQLAlchemy
+    return parameters
+
+
 def _topic(context: DefaultExecutionContext) -> str | None:
-    message = context.get_current_parameters()["message"]  # type: ignore[no-untyped-call]
+    message = _parameters(context)["message"]
     topic: str | None = message.get("topic")
     return topic
 
 
 def _endpoint_hash(context: DefaultExecutionContext) -> bytes:
-    parameters = context.get_current_parameters()  # type: ignore[no-untyped-call]  # SQLAlchemy has no type
-    return hash_endpoint(parameters["endpoint"])
+    return hash_endpoint(_parameters(context)["endpoint"])
 
 
 class UTCDateTime(TypeDecorator[datetime]):

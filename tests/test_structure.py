@@ -1,6 +1,8 @@
 """The structure: imports run one way, modules and functions stay small, the protocol stands alone."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ PARTS = [
     ["__init__"],
     ["application", "pytest_plugin"],
     ["cli", "testing"],
-    ["data_commands", "message_commands"],
+    ["data_commands", "message_commands", "worker_command"],
     ["imports"],
     ["dashboard", "demo"],
     ["web"],
@@ -100,3 +102,12 @@ def test_every_module_is_in_the_architecture_page() -> None:
     for path in MODULES:
         if path.name != "__init__.py" or path.parent == PACKAGE:
             assert f"`{path.name}`" in table or f"`{path.stem}`" in table, name_of(path)
+
+
+def test_web_processes_import_neither_the_queues_library_nor_libcurl() -> None:
+    code = (
+        "import sys, pushapp; pushapp.create_app; pushapp.send;"
+        " print({'procrastinate', 'pycurl'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

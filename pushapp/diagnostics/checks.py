@@ -7,6 +7,7 @@ from typing import NamedTuple
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from flask import Flask, current_app
+from flask.globals import app_ctx
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -31,7 +32,7 @@ class Finding(NamedTuple):
 
 def check_settings() -> Iterator[Finding]:
     """Check what the start accepts and a public site should not have."""
-    app = current_app._get_current_object()  # type: ignore[attr-defined]  # a proxy
+    app = app_ctx.app
     yield _check_keys(app)
     yield _check_secret(app)
     yield _check_tokens(app)

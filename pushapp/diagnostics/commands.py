@@ -10,7 +10,7 @@ from ..database import autocommit
 from ..models import MAX_ID
 from ..sending import statistics
 from ..sending.clock import database_time
-from . import checks, connections, devices, messages, queue
+from . import checks, devices, messages, queue
 from .devices import at
 
 
@@ -26,6 +26,8 @@ def check(context: click.Context, connect: bool) -> None:
     """
     findings = [*checks.check_settings(), *checks.check_database()]
     if connect:
+        from . import connections  # noqa: PLC0415  # web processes do not need libcurl
+
         findings += connections.check_connections()
     for finding in findings:
         click.echo(f"{'ok ' if finding.is_ok else 'fix'}  {finding.text}")

@@ -14,6 +14,10 @@ FAN_OUT = "pushapp.fan_out"
 DELIVER = "pushapp.deliver"
 DIRECT_PRIORITY, BROADCAST_PRIORITY = 1, 0  # a message to one user does not wait for a broadcast
 
+# Messages in flight of a worker: with half of them for one push service that takes 100 ms, enough for a
+# core. What a killed worker had in flight may be sent twice, so not more.
+DEFAULT_CONCURRENCY = 512
+
 # In SQL, not by Procrastinate, which only workers import. A batch has one waiting job at most, whoever
 # adds it: the queueing lock is unique among them.
 _INSERT_JOBS = text(

@@ -19,13 +19,10 @@ from ..schema import QUEUE_SCHEMA
 from . import batches, claims, webhook_worker
 from .delivery import DATABASE_RETRY, STOP_TIMEOUT, Engine
 from .polling import poll
-from .queue import QUEUE
+from .queue import DEFAULT_CONCURRENCY, QUEUE
 from .tasks import procrastinate_app
 from .webhook_client import WebhookClient
 
-# Messages in flight: with half of them for one push service that takes 100 ms, enough for a core. What a
-# killed worker had in flight may be sent twice, so not more.
-DEFAULT_CONCURRENCY = 512
 JOBS = 4  # batches that are loaded at once
 HEARTBEAT_INTERVAL = 5  # seconds
 STALLED_AFTER = 20  # seconds without a heartbeat

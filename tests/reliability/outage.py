@@ -13,7 +13,7 @@ from collections import Counter
 import psutil
 import psycopg
 
-from pushapp.sending.worker import DEFAULT_CONCURRENCY
+from pushapp.sending.queue import DEFAULT_CONCURRENCY
 from tests.reliability.common import (
     RESPONSE_LIMIT,
     Clients,
