@@ -35,6 +35,7 @@ _own_messages = select(_message.id).where(_in_window, _own_message)
 
 # In this order: the last statement of each deletes the rows that the others find theirs by.
 _DELETE_SUBSCRIPTIONS = (
+    select(_subscription.id).where(_own).order_by(_subscription.id).with_for_update(),  # as recording does
     delete(PushReceipt.__table__).where(_receipt.subscription_id.in_(select(_subscription.id).where(_own))),
     delete(PushChannelMember.__table__).where(PushChannelMember.__table__.c.user_id == bindparam("user_id")),
     delete(PushFailure.__table__).where(_failure.subscription_id.in_(select(_subscription.id).where(_own))),

@@ -1,6 +1,9 @@
 """`pushapp.erase`, `flask push erase` and `export`."""
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +16,7 @@ import pushapp
 from pushapp import EVERYONE, Channel, Device, Message, channels_of, join
 from pushapp.database import engine
 from pushapp.models import PushMessage
-from pushapp.sending import receipts
+from pushapp.sending import receipts, recording
 from tests.conftest import signed_in
 from tests.support.http import post
 from tests.support.push_server import PushServer
@@ -46,6 +49,40 @@ def site(sending_app: Flask, push_server: PushServer) -> Flask:
         since=datetime.fromisoformat("2026-01-02T03:04:05+00:00"),
     )
     return sending_app
+
+
+@queued_only
+def test_an_erase_waits_for_a_record_of_the_same_batch(
+    sending_app: Flask,
+    push_server: PushServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    is_recording, update_batch = threading.Event(), recording._update_batch
+
+    def update_slowly(*arguments: Any) -> bool:
+        updated = update_batch(*arguments)
+        is_recording.set()
+        time.sleep(0.3)  # the erase meets the locked batch
+        return updated
+
+    def erase() -> None:
+        assert is_recording.wait(20)
+        with sending_app.app_context():
+            pushapp.erase("alice")
+
+    monkeypatch.setattr(recording, "_update_batch", update_slowly)
+    delays = iter([0, 3])  # the outcome of the second is recorded later
+    push_server.before_response = lambda: time.sleep(next(delays, 0))
+    for _ in range(2):
+        post(signed_in(sending_app, "alice"), push_server.subscription((503, {"Retry-After": "60"}, b"")))
+    enqueue(sending_app, "alice")
+    with ThreadPoolExecutor(1) as thread:
+        erased = thread.submit(erase)
+        drain(sending_app)
+        erased.result()
+    assert "Deadlock" not in caplog.text
+    assert count(sending_app, "push_messages") == 0
 
 
 def test_erase_deletes_all_of_a_user_and_nothing_else(site: Flask, monkeypatch: pytest.MonkeyPatch) -> None:

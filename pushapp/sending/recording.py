@@ -44,19 +44,25 @@ class Report:
         """Whether nothing is to be recorded."""
         return self.remaining != [] and not (self.outcomes or self.postponed or self.cancelled)
 
+    @property
+    def is_continued(self) -> bool:
+        """Whether recipients are to be sent to later."""
+        return bool(self.postponed) or any(outcome.result is Result.RETRY for _, outcome in self.outcomes)
+
 
 def record(connection: Connection, batch: Batch, owner: int, report: Report) -> Counter[str] | None:
     """Record a report, and return its counts; None if another process has claimed the batch.
 
     Recipients to retry, and those that were postponed, become batches of their own.
     """
+    # A message is locked before its batches, as by `cancel` and `erase`.
+    is_cancelled = report.is_continued and _is_cancelled(connection, batch.message_id)
     if not _update_batch(connection, batch, owner, report.remaining):
         return None
     results = [(recipient, outcome.result.value) for recipient, outcome in report.outcomes]
     later: list[tuple[datetime, int, int]] = []  # due at, attempts, recipient
-    if report.postponed or Result.RETRY in {result for _, result in results}:
+    if report.is_continued:
         now = database_time(connection)
-        is_cancelled = _is_cancelled(connection, batch.message_id)
         results = _plan_retries(batch, report, now, later, is_cancelled=is_cancelled)
     results += [(recipient, _never_sent(batch)) for recipient in report.cancelled]
     _update_subscriptions(connection, report, results)
