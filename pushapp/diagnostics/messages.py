@@ -13,7 +13,7 @@ from ..sending.audience import Audience
 from ..sending.batches import FAN_OUT_PENDING
 from ..sending.status import state_of
 from ..webpush.message import Message
-from ..webpush.push_services import push_service_of
+from ..webpush.push_services import hosts_of, push_service_of
 
 MAX_MESSAGES = 20  # under way, and as many scheduled
 MAX_BATCHES = 10_000  # searched for messages under way, the earliest due
@@ -150,8 +150,8 @@ def outcomes_by_push_service(
         sums = sums.where(_outcome.message_id.between(recent[-1], recent[0]))
     else:
         sums = sums.where(_outcome.message_id == message_id)
-    trusted = current_app.config["PUSH_TRUSTED_PUSH_SERVICES"]
+    trusted_hosts = hosts_of(current_app.config["PUSH_TRUSTED_PUSH_SERVICES"])
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for host, outcome, number in connection.execute(sums.group_by(_outcome.push_service, _outcome.outcome)):
-        counts[push_service_of(host, trusted)][outcome] += int(number)
+        counts[push_service_of(host, trusted_hosts)][outcome] += int(number)
     return dict(sorted(counts.items(), key=lambda item: -item[1].total()))

@@ -1,6 +1,7 @@
 """How many subscriptions each push service has: counted in small steps, and stored once a day."""
 
 from collections import Counter
+from collections.abc import Collection
 from datetime import UTC, date, datetime, timedelta
 
 from flask import current_app
@@ -10,7 +11,7 @@ from ..database import autocommit, transaction
 from ..extensions import INSERTS
 from ..models import PushDailyCount, PushSubscription
 from ..webpush.endpoints import origin_of
-from ..webpush.push_services import BROWSERS, OTHER, push_service_of
+from ..webpush.push_services import BROWSERS, OTHER, hosts_of, push_service_of
 
 STEP = 20_000  # subscriptions a statement
 RETENTION = timedelta(days=400)
@@ -27,13 +28,14 @@ def count_subscriptions() -> Counter[tuple[str, str]]:
 
     Reads the whole table in steps by id, each a short statement.
     """
+    trusted_hosts = hosts_of(current_app.config["PUSH_TRUSTED_PUSH_SERVICES"])
     counts: Counter[tuple[str, str]] = Counter()
     after_id: int | None = 0
     while after_id is not None:
         with autocommit() as connection:
             after_id, found = _count_step(connection, after_id)
         for (authority, browser), number in found.items():
-            service = _push_service(authority)
+            service = _push_service(authority, trusted_hosts)
             counts[service, browser or BROWSERS.get(service) or ""] += number
     return counts
 
@@ -91,9 +93,9 @@ def _authority(connection: Connection) -> ColumnElement[str]:
     return func.substr(rest, 1, func.instr(rest.concat("/"), "/") - 1)
 
 
-def _push_service(authority: str) -> str:
+def _push_service(authority: str, trusted_hosts: Collection[str]) -> str:
     try:
         host = origin_of(f"https://{authority}").host
     except ValueError:  # imported, and no URL
         return OTHER
-    return push_service_of(host, current_app.config["PUSH_TRUSTED_PUSH_SERVICES"])
+    return push_service_of(host, trusted_hosts)

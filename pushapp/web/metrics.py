@@ -16,7 +16,7 @@ from ..diagnostics.queue import MAX_BATCHES, read_queue
 from ..sending.clock import database_time
 from ..sending.statistics import daily_counts
 from ..webpush.endpoints import origin_of
-from ..webpush.push_services import push_service_of
+from ..webpush.push_services import hosts_of, push_service_of
 from ..webpush.responses import Outcome
 
 REQUESTS = Counter("pushapp_requests", "Requests handled", ["method", "route", "status"], registry=None)
@@ -76,8 +76,10 @@ class DatabaseCollector(Collector):
 
 
 def _observer(trusted: Collection[str]) -> Callable[[str, Outcome, float], None]:
+    trusted_hosts = hosts_of(trusted)
+
     def observe(origin: str, outcome: Outcome, seconds: float) -> None:
-        label = push_service_of(origin_of(origin).host, trusted)
+        label = push_service_of(origin_of(origin).host, trusted_hosts)
         SENDS.labels(label, outcome.result.value).inc()
         SEND_DURATION.labels(label).observe(seconds)
 

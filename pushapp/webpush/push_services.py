@@ -15,12 +15,17 @@ BROWSERS: dict[str, str | None] = {
 }
 
 
-def push_service_of(host: str, trusted: Collection[str] = ()) -> str:
-    """Return the push service of a host: a known one, the host of a trusted origin, or OTHER.
+def hosts_of(origins: Collection[str]) -> frozenset[str]:
+    """Return the hosts of trusted origins."""
+    return frozenset(origin_of(origin).host for origin in origins)
+
+
+def push_service_of(host: str, trusted_hosts: Collection[str] = ()) -> str:
+    """Return the push service of a host: a known one, a trusted host, or OTHER.
 
     So there are few, whatever hosts endpoints name: they are user input.
     """
-    if host in {origin_of(origin).host for origin in trusted}:
+    if host in trusted_hosts:
         return host
     known = (name for name in BROWSERS if f".{host}".endswith(f".{name}"))
     return next(known, OTHER)
