@@ -21,7 +21,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from . import keys
 from .database import deadline_after, transaction
-from .extensions import INSERTS
+from .dialects import INSERTS
 from .models import PushSubscription
 from .subscriptions import Subscription, given_or_stored, lock, row_of
 

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection, delete, select
 
 from .database import autocommit
-from .extensions import INSERTS
+from .dialects import INSERTS
 from .models import PushChannelMember, normalize_user_id
 from .setting_checks import CHANNEL_NAME
 

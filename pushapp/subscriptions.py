@@ -24,7 +24,7 @@ from sqlalchemy.sql.dml import UpdateBase
 from . import keys
 from .changes import Changes
 from .database import autocommit, deadline_after, transaction
-from .extensions import INSERTS
+from .dialects import INSERTS
 from .models import PushSubscription, hash_endpoint, hash_possession
 from .statements import FrequentStatement
 

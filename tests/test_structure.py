@@ -38,7 +38,7 @@ PARTS = [
     ["database", "instance", "setting_checks"],
     ["standard_webhooks"],
     ["webpush"],
-    ["circuit_breaker"],
+    ["circuit_breaker", "dialects"],
 ]
 RANK = {name: rank for rank, names in enumerate(PARTS) for name in names}
 

@@ -18,7 +18,7 @@ from sqlalchemy import (
     update,
 )
 
-from ..extensions import INSERTS
+from ..dialects import INSERTS, is_one_of
 from ..models import PushFailure, PushSubscription
 from . import events
 
@@ -47,7 +47,7 @@ def record_sent(connection: Connection, ids: Sequence[int]) -> None:
         return
     now = datetime.now(UTC)
     is_older = or_(_column.last_sent_at.is_(None), _column.last_sent_at < now - LAST_SENT_PRECISION)
-    rows = update(PushSubscription.__table__).where(_column.id.in_(ids), is_older)
+    rows = update(PushSubscription.__table__).where(is_one_of(connection, _column.id, ids), is_older)
     connection.execute(rows.values(last_sent_at=now))
 
 
@@ -55,7 +55,9 @@ def clear_failures(connection: Connection, ids: Sequence[int]) -> None:
     """Delete the failures of subscriptions that accepted a message."""
     if not ids:
         return
-    connection.execute(delete(PushFailure.__table__).where(_failure.subscription_id.in_(ids)))
+    connection.execute(
+        delete(PushFailure.__table__).where(is_one_of(connection, _failure.subscription_id, ids))
+    )
 
 
 def record_failures(connection: Connection, ids: Sequence[int]) -> Sequence[Any]:
@@ -72,7 +74,7 @@ def record_failures(connection: Connection, ids: Sequence[int]) -> Sequence[Any]
     ]
     connection.execute(upsert, rows)
     exhausted = select(_failure.subscription_id).where(
-        _failure.subscription_id.in_(ids),
+        is_one_of(connection, _failure.subscription_id, ids),
         _failure.failures >= MAX_FAILURES,
         _failure.since < now - MIN_FAILING_TIME,
     )
@@ -112,7 +114,9 @@ def delete_orphaned_failures(connection: Connection, after_id: int, limit: int) 
     """
     next_ids = select(_failure.subscription_id).where(_failure.subscription_id > after_id)
     ids = connection.execute(next_ids.order_by(_failure.subscription_id).limit(limit)).scalars().all()
-    existing = connection.execute(select(_column.id).where(_column.id.in_(ids))).scalars()
+    existing = connection.execute(select(_column.id).where(is_one_of(connection, _column.id, ids))).scalars()
     missing = set(ids).difference(existing)
-    connection.execute(delete(PushFailure.__table__).where(_failure.subscription_id.in_(missing)))
+    connection.execute(
+        delete(PushFailure.__table__).where(is_one_of(connection, _failure.subscription_id, missing))
+    )
     return ids[-1] if ids else None

@@ -9,7 +9,7 @@ from flask import current_app
 from sqlalchemy import Connection, delete, exists, func, select, true
 
 from ..database import autocommit, engine, require_same_database, transaction
-from ..extensions import INSERTS
+from ..dialects import INSERTS
 from ..models import MAX_ID, PushBatch, PushMessage, PushOutcome
 from ..webpush.message import Message, MessageError
 from ..webpush.message_checks import to_json

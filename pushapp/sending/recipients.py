@@ -6,14 +6,10 @@ from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
-    ARRAY,
     ColumnElement,
     Connection,
-    String,
     and_,
-    any_,
     func,
-    literal,
     not_,
     null,
     or_,
@@ -21,11 +17,12 @@ from sqlalchemy import (
 )
 
 from ..channels import next_members
+from ..dialects import is_one_of
 from ..models import MAX_ID, PushChannelMember, PushMessage, PushSubscription
 from .audience import Audience
 
-BATCH_SIZE = 250  # recipients
-PART_SIZE = 10 * BATCH_SIZE  # recipients of a part of everyone
+BATCH_SIZE = 500  # recipients
+PART_SIZE = 5 * BATCH_SIZE  # recipients of a part of everyone
 MEMBERS_PER_PART = 2_000  # of a channel
 NEWER_MESSAGES = 20  # with the same topic, to channels, lists and devices
 USERS_PER_QUERY = 500  # few enough that PostgreSQL does not scan the table
@@ -91,7 +88,10 @@ def load(
     connection: Connection, audience: Audience, first_id: int, last_id: int, ids: Sequence[int] | None
 ) -> Sequence[Any]:
     """Return the recipients in a range, or with these ids, that are still active and the audience's."""
-    selected = _column.id.between(first_id, last_id) if ids is None else _column.id.in_(ids)
+    if ids is None:
+        selected = _column.id.between(first_id, last_id)
+    else:
+        selected = is_one_of(connection, _column.id, ids)
     if audience.channel is not None:
         membership = (_member.channel == audience.channel) & (_member.user_id == _column.user_id)
         selected = and_(selected, select(_member.user_id).where(membership).exists())
@@ -132,7 +132,7 @@ def replaced(
     has_no_list = _message.audience.is_(null())
     to_user = newer.where(_message.user_id == _column.user_id, has_no_list).exists()
     to_everyone = newer.where(_message.user_id.is_(None), has_no_list).exists()
-    found = select(_column.id).where(_column.id.in_(ids), or_(to_user, to_everyone))
+    found = select(_column.id).where(is_one_of(connection, _column.id, ids), or_(to_user, to_everyone))
     replaced_ids = set(connection.execute(found).scalars())
     others = newer.with_only_columns(_message.user_id, _message.audience).where(not_(has_no_list))
     for row in connection.execute(others.order_by(_message.id.desc()).limit(NEWER_MESSAGES)):
@@ -184,9 +184,7 @@ def _of_users(
     included = (user_id for user_id in user_ids if user_id not in exclude)
     found: list[int] = []
     for chunk in _chunks(included, USERS_PER_QUERY):
-        is_included = _column.user_id.in_(chunk)
-        if connection.dialect.name == "postgresql":  # one parameter instead of hundreds
-            is_included = _column.user_id == any_(literal(chunk, ARRAY(String)))
+        is_included = is_one_of(connection, _column.user_id, chunk)
         of_users = select(_column.id).where(is_included, _column.id <= last_id, _active())
         found.extend(connection.execute(of_users).scalars())
     return sorted(found)

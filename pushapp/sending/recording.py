@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, select, update
 
-from ..extensions import INSERTS
+from ..dialects import INSERTS
 from ..models import PushBatch, PushMessage, PushOutcome
 from ..webpush.endpoints import origin_of
 from ..webpush.responses import Counted, Outcome, Result

@@ -8,7 +8,7 @@ from flask import current_app
 from sqlalchemy import ColumnElement, Connection, String, case, delete, func, select
 
 from ..database import autocommit, transaction
-from ..extensions import INSERTS
+from ..dialects import INSERTS
 from ..models import PushDailyCount, PushSubscription
 from ..webpush.endpoints import origin_of
 from ..webpush.push_services import BROWSERS, OTHER, hosts_of, push_service_of

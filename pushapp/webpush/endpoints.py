@@ -42,7 +42,11 @@ def origin_of(url: str) -> Origin:
     match = _URL.fullmatch(url)
     if match is None:
         raise ValueError("Must be an https URL.")
-    scheme, authority = match[1].lower(), match[2].lower()
+    return _parse(match[1].lower(), match[2].lower())
+
+
+@lru_cache(1024)
+def _parse(scheme: str, authority: str) -> Origin:
     if "@" in authority:
         raise ValueError("Must not contain user info.")
     parts = _AUTHORITY.fullmatch(authority)

@@ -19,6 +19,7 @@ CONNECT_TIMEOUT = 5  # seconds, name look-up and TLS included
 TOTAL_TIMEOUT = 10  # seconds, for one request
 BODY_TIMEOUT = 1  # seconds after the headers of a response
 MAX_BODY_BYTES = 64 * 1024  # of a response; libcurl bounds the headers at 300 KB
+UPLOAD_BUFFER_BYTES = 16 * 1024  # of each handle; the least that libcurl allows
 MAX_CONNECTIONS = 1024
 MAX_CONNECTIONS_PER_ORIGIN = 64
 MAX_IDLE_TIME = 60  # seconds that a connection may be unused before it is closed
@@ -132,6 +133,7 @@ class _Exchange:
     def __init__(self, proxy: str | None, authorities: str):
         self.curl = pycurl.Curl()
         self._only_public = True
+        self._headers: Sequence[str] = ()
         self.refused = ""  # why no socket was opened
         for option, value in {
             pycurl.POST: 1,
@@ -149,6 +151,7 @@ class _Exchange:
             pycurl.MAXAGE_CONN: MAX_IDLE_TIME,
             pycurl.MAXLIFETIME_CONN: MAX_CONNECTION_AGE,
             pycurl.NOSIGNAL: 1,
+            pycurl.UPLOAD_BUFFERSIZE: UPLOAD_BUFFER_BYTES,
             pycurl.OPENSOCKETFUNCTION: self._open_socket,
             pycurl.HEADERFUNCTION: self._on_header,
             pycurl.WRITEFUNCTION: self._on_body,
@@ -176,7 +179,9 @@ class _Exchange:
         self.curl.setopt(pycurl.URL, url)
         # Wait for a connection that may turn out to be HTTP/2, instead of opening one more.
         self.curl.setopt(pycurl.PIPEWAIT, origin.scheme == "https")
-        self.curl.setopt(pycurl.HTTPHEADER, headers)
+        if headers != self._headers:  # else libcurl still has them
+            self.curl.setopt(pycurl.HTTPHEADER, headers)
+            self._headers = headers
         self.curl.setopt(pycurl.POSTFIELDS, body)
         if addresses is not None:  # instead of libcurl's own look-up
             self.curl.setopt(pycurl.RESOLVE, [f"+{origin.host}:{origin.port}:{','.join(addresses)}"])
