@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -98,7 +99,7 @@ def test_a_410_for_the_old_endpoint_does_not_delete_the_renewed_row(app: Flask, 
     old = subscription()
     post(alice, old)
     with app.app_context(), transaction() as connection:
-        found = recipients.load(connection, Audience(user_ids=("alice",)), 0, 2**62, None)
+        found = recipients.load(connection, Audience(user_ids=("alice",)), datetime.now(UTC), last_id=2**62)
     renew(app, old, subscription())
     with app.app_context(), transaction() as connection:
         failures.delete_gone(connection, found)

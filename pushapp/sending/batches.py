@@ -86,7 +86,7 @@ def _add_next_part(
     # Recipients of a scheduled message are those that exist when it is due.
     last_id = recipients.newest_id(connection) if pending.last_id == MAX_ID else pending.last_id
     position = Position(pending.first_id, pending.after_user_id or "")
-    part = recipients.next_part(connection, audience, position, last_id)
+    part = recipients.next_part(connection, audience, now, position, last_id)
     counted = _message.recipients if pending.first_id else 0
     this_message = update(PushMessage.__table__).where(_message.id == message.id)
     connection.execute(this_message.values(recipients=counted + part.size))

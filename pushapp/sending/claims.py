@@ -98,7 +98,14 @@ def claim(batch_id: int, owner: int) -> Batch | None:
             return None
         message = connection.execute(select(*_message).where(_message.id == row.message_id)).one()
         audience = Audience.from_row(message.user_id, message.audience)
-        found = recipients.load(connection, audience, row.first_id, row.last_id, row.subscription_ids)
+        found = recipients.load(
+            connection,
+            audience,
+            now,
+            first_id=row.first_id,
+            last_id=row.last_id,
+            ids=row.subscription_ids,
+        )
         ids = [recipient.id for recipient in found]
         replaced: Collection[int] = ()
         if row.attempts and message.topic:

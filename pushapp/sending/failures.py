@@ -1,7 +1,7 @@
 """What deliveries tell of subscriptions: gone, failing, last sent; and the deletion of what is over."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -21,6 +21,7 @@ from sqlalchemy import (
 from ..dialects import INSERTS, is_one_of
 from ..models import PushFailure, PushSubscription
 from . import events
+from .clock import database_time
 
 MAX_FAILURES = 3  # consecutive
 MIN_FAILING_TIME = timedelta(days=1)
@@ -41,11 +42,10 @@ def delete_gone(connection: Connection, recipients: Sequence[Row[Any]]) -> Seque
     return connection.execute(_DELETE.where(unchanged)).all()
 
 
-def record_sent(connection: Connection, ids: Sequence[int]) -> None:
+def record_sent(connection: Connection, ids: Sequence[int], now: datetime) -> None:
     """Set when subscriptions were last sent to, to the minute: most broadcasts then write a row once."""
     if not ids:
         return
-    now = datetime.now(UTC)
     is_older = or_(_column.last_sent_at.is_(None), _column.last_sent_at < now - LAST_SENT_PRECISION)
     rows = update(PushSubscription.__table__).where(is_one_of(connection, _column.id, ids), is_older)
     connection.execute(rows.values(last_sent_at=now))
@@ -60,11 +60,10 @@ def clear_failures(connection: Connection, ids: Sequence[int]) -> None:
     )
 
 
-def record_failures(connection: Connection, ids: Sequence[int]) -> Sequence[Any]:
+def record_failures(connection: Connection, ids: Sequence[int], now: datetime) -> Sequence[Any]:
     """Count a failure of each subscription; delete those over the failure limit, and return them."""
     if not ids:
         return []
-    now = datetime.now(UTC)
     insert = INSERTS[connection.dialect.name](PushFailure.__table__)
     upsert = insert.on_conflict_do_update(
         index_elements=["subscription_id"], set_={"failures": _failure.failures + 1}
@@ -101,7 +100,7 @@ def prune() -> int:
     while deleted == PRUNE_BATCH_SIZE:
         with events.recorded() as (connection, happened):
             statement = _PRUNE[connection.dialect.name]
-            happened.extend(events.gone(connection.execute(statement, {"now": datetime.now(UTC)})))
+            happened.extend(events.gone(connection.execute(statement, {"now": database_time(connection)})))
         deleted = len(happened)
         pruned += deleted
     return pruned

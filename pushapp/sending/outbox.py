@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Collection
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from flask import current_app
@@ -100,7 +100,7 @@ def _create(
 ) -> tuple[int, bool]:
     now = database_time(connection)
     send_at = _send_at(at, now)
-    first = recipients.Part([], None) if send_at else recipients.next_part(connection, audience)
+    first = recipients.Part([], None) if send_at else recipients.next_part(connection, audience, now)
     row = {
         **audience.to_row(),
         **key,
@@ -162,9 +162,10 @@ def cancel(message_id: int) -> Status:
 def prune() -> int:
     """Delete messages that are older than PUSH_MESSAGE_RETENTION_DAYS and done, and return how many."""
     retention = timedelta(days=min(current_app.config["PUSH_MESSAGE_RETENTION_DAYS"], MAX_RETENTION_DAYS))
+    with autocommit() as connection:
+        oldest = database_time(connection) - retention
     pruned, deleted = 0, PRUNE_BATCH_SIZE
     while deleted == PRUNE_BATCH_SIZE:
-        oldest = datetime.now(UTC) - retention
         unsent = exists().where(_batch.message_id == _message.id)
         old = (
             select(_message.id)

@@ -1,7 +1,7 @@
 """The recipients of a message: which subscriptions an audience has, in parts of bounded size."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -67,25 +67,35 @@ def owner_of(connection: Connection, subscription_id: int) -> str | None:
 
 
 def next_part(
-    connection: Connection, audience: Audience, position: Position = BEGINNING, last_id: int = MAX_ID
+    connection: Connection,
+    audience: Audience,
+    now: datetime,
+    position: Position = BEGINNING,
+    last_id: int = MAX_ID,
 ) -> Part:
     """Return the next recipients of an audience, those with subscription ids up to `last_id`.
 
-    Users and devices are one part.
+    Users and devices are one part. Subscriptions that expire before `now` are none.
     """
     if audience.channel is not None:
-        return _members(connection, audience, audience.channel, position, last_id)
+        return _members(connection, audience, audience.channel, now, position, last_id=last_id)
     if audience.is_broadcast:
-        return _everyone(connection, audience, position, last_id)
+        return _everyone(connection, audience, now, position, last_id)
     if audience.subscription_id is not None:
-        found = [row.id for row in load(connection, audience, 0, 0, [audience.subscription_id])]
+        found = [row.id for row in load(connection, audience, now, ids=[audience.subscription_id])]
     else:
-        found = _of_users(connection, audience.user_ids or (), audience.exclude, last_id)
+        found = _of_users(connection, audience.user_ids or (), audience.exclude, now, last_id)
     return Part(_batches(found), None)
 
 
 def load(
-    connection: Connection, audience: Audience, first_id: int, last_id: int, ids: Sequence[int] | None
+    connection: Connection,
+    audience: Audience,
+    now: datetime,
+    *,
+    first_id: int = 0,
+    last_id: int = 0,
+    ids: Sequence[int] | None = None,
 ) -> Sequence[Any]:
     """Return the recipients in a range, or with these ids, that are still active and the audience's."""
     if ids is None:
@@ -107,7 +117,7 @@ def load(
             _column.vapid_key,
             _column.updated_at,
         )
-        .where(selected, _active())
+        .where(selected, _active(now))
         .order_by(_column.id)
     ).all()
     users = None if audience.user_ids is None else frozenset(audience.user_ids)
@@ -136,14 +146,16 @@ def replaced(
     replaced_ids = set(connection.execute(found).scalars())
     others = newer.with_only_columns(_message.user_id, _message.audience).where(not_(has_no_list))
     for row in connection.execute(others.order_by(_message.id.desc()).limit(NEWER_MESSAGES)):
-        replaced_ids.update(each.id for each in load(connection, Audience.from_row(*row), 0, 0, ids))
+        replaced_ids.update(each.id for each in load(connection, Audience.from_row(*row), now, ids=ids))
     return replaced_ids
 
 
-def _everyone(connection: Connection, audience: Audience, position: Position, last_id: int) -> Part:
+def _everyone(
+    connection: Connection, audience: Audience, now: datetime, position: Position, last_id: int
+) -> Part:
     found = (
         select(_column.id, _column.user_id)
-        .where(_active(), _column.id.between(position.first_id, last_id))
+        .where(_active(now), _column.id.between(position.first_id, last_id))
         .order_by(_column.id)
         .limit(PART_SIZE)
     )
@@ -169,23 +181,29 @@ def _everyone(connection: Connection, audience: Audience, position: Position, la
 
 
 def _members(
-    connection: Connection, audience: Audience, channel: str, position: Position, last_id: int
+    connection: Connection,
+    audience: Audience,
+    channel: str,
+    now: datetime,
+    position: Position,
+    *,
+    last_id: int,
 ) -> Part:
     members = next_members(connection, channel, position.after_user_id, MEMBERS_PER_PART)
-    found = _of_users(connection, members, audience.exclude, last_id)
+    found = _of_users(connection, members, audience.exclude, now, last_id)
     is_last = len(members) < MEMBERS_PER_PART
     return Part(_batches(found), None if is_last else Position(1, members[-1]))
 
 
 def _of_users(
-    connection: Connection, user_ids: Sequence[str], exclude: Collection[str], last_id: int
+    connection: Connection, user_ids: Sequence[str], exclude: Collection[str], now: datetime, last_id: int
 ) -> list[int]:
     # By the index on users, whatever their number: the plan is that of USERS_PER_QUERY.
     included = (user_id for user_id in user_ids if user_id not in exclude)
     found: list[int] = []
     for chunk in _chunks(included, USERS_PER_QUERY):
         is_included = is_one_of(connection, _column.user_id, chunk)
-        of_users = select(_column.id).where(is_included, _column.id <= last_id, _active())
+        of_users = select(_column.id).where(is_included, _column.id <= last_id, _active(now))
         found.extend(connection.execute(of_users).scalars())
     return sorted(found)
 
@@ -203,5 +221,5 @@ def _chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def _active() -> ColumnElement[bool]:
-    return or_(_column.expires_at.is_(None), _column.expires_at > datetime.now(UTC))
+def _active(now: datetime) -> ColumnElement[bool]:
+    return or_(_column.expires_at.is_(None), _column.expires_at > now)

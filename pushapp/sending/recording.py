@@ -65,7 +65,7 @@ def record(connection: Connection, batch: Batch, owner: int, report: Report) -> 
         now = database_time(connection)
         results = _plan_retries(batch, report, now, later, is_cancelled=is_cancelled)
     results += [(recipient, _never_sent(batch)) for recipient in report.cancelled]
-    _update_subscriptions(connection, report, results)
+    _update_subscriptions(connection, report, results, batch.now())
     _add_later(connection, batch, later)
     counts = Counter((_host(recipient.endpoint), result) for recipient, result in results)
     if report.missing > 0:
@@ -187,7 +187,7 @@ def _add_later(connection: Connection, batch: Batch, later: list[tuple[datetime,
 
 
 def _update_subscriptions(
-    connection: Connection, report: Report, results: Sequence[tuple[Row[Any], str]]
+    connection: Connection, report: Report, results: Sequence[tuple[Row[Any], str]], now: datetime
 ) -> None:
     sent = [recipient.id for recipient, result in results if result == Result.SENT]
     failed = [
@@ -195,11 +195,11 @@ def _update_subscriptions(
         for recipient, outcome in report.outcomes
         if outcome.counts_against is Counted.SUBSCRIPTION
     ]
-    failures.record_sent(connection, sent)
+    failures.record_sent(connection, sent, now)
     failures.clear_failures(connection, sent)
     gone = [recipient for recipient, result in results if result == Result.GONE]
     report.deleted = [
-        *failures.record_failures(connection, failed),
+        *failures.record_failures(connection, failed, now),
         *failures.delete_gone(connection, gone),
     ]
 

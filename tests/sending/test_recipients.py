@@ -1,14 +1,15 @@
 """Recipients of an audience are found by an index, in a table with many others. On PostgreSQL."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from flask import Flask
-from sqlalchemy import event, text
+from sqlalchemy import Connection, event, text
 
 import pushapp
 from pushapp import EVERYONE, Channel, Device, Message, create_app
@@ -21,6 +22,7 @@ from tests.support.postgresql import PostgreSQL
 
 pytestmark = pytest.mark.slow
 
+NOW = datetime.now(UTC)
 SUBSCRIPTIONS = 200_000  # of half as many users
 USERS = [f"user {number}" for number in range(0, 100_000, 10)]
 FILL = f"""
@@ -82,10 +84,16 @@ def all_parts(audience: Audience, limit: int = 1_000) -> list[list[dict[str, Any
     parts, position = [], recipients.BEGINNING
     with transaction() as connection:
         while position is not None and len(parts) < limit:
-            part = recipients.next_part(connection, audience, position)
+            part = recipients.next_part(connection, audience, NOW, position)
             parts.append(part.batches)
             position = part.next
     return parts
+
+
+def load(connection: Connection, audience: Audience, batch: dict[str, Any]) -> Sequence[Any]:
+    ids = batch["subscription_ids"]
+    first_id, last_id = batch["first_id"], batch["last_id"]
+    return recipients.load(connection, audience, NOW, first_id=first_id, last_id=last_id, ids=ids)
 
 
 @pytest.mark.parametrize(
@@ -99,10 +107,7 @@ def test_recipients_are_found_by_an_index(plans: Plans, to: Any, size: int) -> N
     assert sum(batch["size"] for batch in found) == size
     with transaction() as connection:
         for batch in found[:3]:
-            loaded = recipients.load(
-                connection, audience, batch["first_id"], batch["last_id"], batch["subscription_ids"]
-            )
-            assert len(loaded) == batch["size"]
+            assert len(load(connection, audience, batch)) == batch["size"]
     assert plans.scans == []
 
 
@@ -113,7 +118,7 @@ def test_parts_of_a_large_audience_are_small_and_found_by_an_index(plans: Plans,
     assert all(0 < sum(batch["size"] for batch in part) <= 5_000 for part in parts)
     with transaction() as connection:
         batch = parts[2][0]
-        recipients.load(connection, audience, batch["first_id"], batch["last_id"], batch["subscription_ids"])
+        load(connection, audience, batch)
     assert plans.scans == []
 
 
@@ -128,7 +133,7 @@ def test_ten_thousand_users_are_one_short_transaction(app: Flask) -> None:
         found = connection.execute(
             text("SELECT count(*), sum(size) FROM push_batches WHERE message_id = :id"), {"id": message_id}
         )
-        assert found.one() == (80, 20_000)
+        assert found.one() == (20_000 / recipients.BATCH_SIZE, 20_000)
 
 
 def test_a_large_channel_is_fanned_out_to_each_member_once(app: Flask) -> None:
