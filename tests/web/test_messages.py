@@ -1,10 +1,12 @@
 """POST /push/messages and GET /push/messages/<id>, on both databases."""
 
 import json
+import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+import psycopg
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -12,8 +14,9 @@ from flask.testing import FlaskClient
 from tests.conftest import signed_in
 from tests.support.http import post
 from tests.support.push_server import PushServer
-from tests.support.sending import TOKEN, drain, queued_only
+from tests.support.sending import TOKEN, drain, queued_only, scalar
 from tests.support.threads import run_concurrently
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -94,6 +97,24 @@ def test_a_message_is_queued_before_it_is_sent(
     post(signed_in(app, "alice"), push_server.subscription())
     message_id = post(service, message(), "/push/messages").json["id"]
     assert service.get(f"/push/messages/{message_id}").json["state"] == "queued"
+
+
+@queued_only
+def test_a_message_gets_503_while_the_queue_is_locked_and_is_not_stored(
+    app: Flask, service: FlaskClient, database_url: str, push_server: PushServer
+) -> None:
+    post(signed_in(app, "alice"), push_server.subscription())
+    with psycopg.connect(database_url) as connection:
+        connection.execute("LOCK TABLE push_queue.procrastinate_jobs IN ACCESS EXCLUSIVE MODE")
+        started_at = time.monotonic()
+        response = post(service, message(), "/push/messages")
+        assert time.monotonic() - started_at < 3
+    assert response.status_code == 503
+    assert int(response.headers["Retry-After"]) > 0
+    assert scalar(app, "SELECT count(*) FROM push_messages") == 0
+    wait_until(lambda: post(service, message(), "/push/messages").status_code == 202)
+    drain(app)
+    assert len(push_server.pushes) == 1
 
 
 def test_a_repeated_idempotency_key_sends_one_message(
