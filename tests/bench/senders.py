@@ -3,9 +3,11 @@
 import asyncio
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,12 +34,18 @@ def bare_loop(subscriptions: list[dict[str, Any]]) -> None:
     headers = [f"{name}: {value}" for name, value in (HEADERS | token).items()]
     pending = iter(subscriptions)
 
+    def open_socket(_purpose: int, address: Any) -> socket.socket:
+        ip_address(address.addr[0])
+        return socket.socket(address.family, address.socktype, address.protocol)
+
     async def post(multi: pycurl.AsyncCurlMulti) -> None:
         curl = pycurl.Curl()
         curl.setopt(pycurl.POST, 1)
         curl.setopt(pycurl.CAINFO, os.environ["SSL_CERT_FILE"])
         curl.setopt(pycurl.HTTPHEADER, headers)
         curl.setopt(pycurl.PIPEWAIT, 1)
+        curl.setopt(pycurl.OPENSOCKETFUNCTION, open_socket)
+        curl.setopt(pycurl.HEADERFUNCTION, lambda line: None)
         curl.setopt(pycurl.WRITEFUNCTION, lambda data: None)
         for subscription in pending:
             keys = subscription["keys"]
