@@ -18,6 +18,9 @@ needs_wrk = pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not insta
 PROGRAMS = [
     pytest.param("outage", ["--kills", "4", "--messages", "5000"], marks=needs_nginx),
     pytest.param("slow", ["--seconds", "4"]),
+    pytest.param("cancel", ["--rounds", "3", "--messages", "6000"], marks=needs_nginx),
+    pytest.param("transaction", ["--kills", "4"], marks=needs_nginx),
+    pytest.param("receipts", ["--receipts", "20000", "--seconds", "4"], marks=needs_wrk),
     pytest.param("silent", ["--messages", "2000"], marks=needs_nginx),
     pytest.param(
         "load", ["--seconds", "10", "--slow", "200", "--restarts", "3"], marks=[needs_nginx, needs_wrk]
