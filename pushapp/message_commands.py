@@ -100,7 +100,8 @@ def send(
 
     On PostgreSQL it is queued for the workers; on SQLite it is sent synchronously.
     """
-    audiences: list[To] = [to for to in (users, channel, device, EVERYONE if everyone else None) if to]
+    named: To = users[0] if len(users) == 1 else users
+    audiences: list[To] = [to for to in (named, channel, device, EVERYONE if everyone else None) if to]
     if len(audiences) != 1:
         raise click.UsageError("Pass USERs, or one of --channel, --device and --everyone.")
     if actions:
@@ -147,7 +148,15 @@ def messages(limit: int) -> None:
         counts = [str(getattr(each, name) or "-") for name in OUTCOMES]
         created = f"{each.created_at:%Y-%m-%d %H:%M}"
         share = f"{1 - each.pending / each.recipients:.0%}" if each.recipients else "-"
-        row = (str(each.id), to.get(each.id, "-"), each.state, created, str(each.recipients), *counts, share)
+        row = (
+            str(each.id),
+            str(to.get(each.id, "-")),
+            each.state,
+            created,
+            str(each.recipients),
+            *counts,
+            share,
+        )
         table.append(row)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:

@@ -50,6 +50,7 @@ def test_captured_sees_messages_of_the_http_api_and_of_the_command_line(suppress
         (stored,) = alice.get("/push/subscriptions").json["subscriptions"]
         assert alice.post(f"/push/subscriptions/{stored['id']}/test").status_code == 202
     assert [message.title for message, _ in sent] == ["By HTTP", "By command", "Test notification"]
+    assert [to for _, to in sent[:2]] == ["alice", "alice"]
 
 
 def test_nothing_leaves_the_process_and_all_recipients_count_as_sent(

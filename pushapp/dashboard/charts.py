@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import NamedTuple, Self
 
-from ..diagnostics.messages import Progress, describe_audience
+from ..diagnostics.messages import Progress
 from ..webpush.push_services import BROWSERS, OTHER
 
 OUTCOMES = ("sent", "gone", "failed", "expired", "replaced", "cancelled", "waiting")
@@ -65,7 +65,7 @@ def of_message(progress: Progress) -> MessageRow:
     counts = {**progress.outcomes, "waiting": progress.waiting if progress.is_under_way else 0}
     return MessageRow(
         id=progress.id,
-        name=f"To {describe_audience(progress.audience)}{title}",
+        name=f"To {progress.audience}{title}",
         state=progress.state,
         created_at=progress.created_at,
         scheduled_for=progress.send_at if progress.state == "scheduled" else None,

@@ -106,8 +106,7 @@ def _print_messages(title: str, found: Sequence[messages.Progress]) -> None:
 
 
 def _progress(message: messages.Progress) -> str:
-    to = messages.describe_audience(message.audience)
-    line = f"message {message.id} to {to}, created {at(message.created_at)}"
+    line = f"message {message.id} to {message.audience}, created {at(message.created_at)}"
     if message.state == "scheduled":
         return f"{line}, scheduled for {at(message.starts_at)}"
     state = f"cancelled at {at(message.cancelled_at)}" if message.cancelled_at else message.state

@@ -62,21 +62,6 @@ class Progress:
         return self.message.expires_at(self.starts_at)
 
 
-def describe_audience(audience: Audience) -> str:
-    """Return whom a message is for, without the names of users."""
-    if audience.user_ids is not None:
-        to = _count_users(len(audience.user_ids))
-    elif audience.channel is not None:
-        to = f"channel {audience.channel}"
-    else:
-        to = "everyone" if audience.subscription_id is None else "one device"
-    return f"{to} (excluding {_count_users(len(audience.exclude))})" if audience.exclude else to
-
-
-def _count_users(number: int) -> str:
-    return "one user" if number == 1 else f"{number:,} users"
-
-
 def newest_ids(connection: Connection, limit: int) -> Sequence[int]:
     """Return the ids of the newest messages, newest first."""
     return connection.execute(select(_message.id).order_by(_message.id.desc()).limit(limit)).scalars().all()

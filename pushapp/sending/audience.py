@@ -90,6 +90,16 @@ class Audience:
         user_id = self.user_ids[0] if self.user_ids and len(self.user_ids) == 1 else None
         return {"user_id": user_id, "audience": None if user_id and not self.exclude else audience or None}
 
+    def __str__(self) -> str:
+        """Return whom it is, without the names of users."""
+        if self.user_ids is not None:
+            to = _count_users(len(self.user_ids))
+        elif self.channel is not None:
+            to = f"channel {self.channel}"
+        else:
+            to = "everyone" if self.subscription_id is None else "one device"
+        return f"{to} (excluding {_count_users(len(self.exclude))})" if self.exclude else to
+
     @property
     def is_broadcast(self) -> bool:
         """Whether the number of recipients is not limited."""
@@ -99,6 +109,10 @@ class Audience:
     def is_direct(self) -> bool:
         """Whether the message is to one user."""
         return self.subscription_id is not None or (self.user_ids is not None and len(self.user_ids) == 1)
+
+
+def _count_users(number: int) -> str:
+    return "one user" if number == 1 else f"{number:,} users"
 
 
 def _is_list(users: object) -> TypeGuard[Collection[Any]]:

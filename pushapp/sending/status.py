@@ -5,11 +5,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, Select, case, exists, false, func, select
+from sqlalchemy import Connection, Select, exists, false, func, select
 
 from ..database import autocommit
 from ..models import PushBatch, PushMessage, PushOutcome
 from . import receipts
+from .audience import Audience
 from .batches import FAN_OUT_PENDING
 from .clock import database_time
 
@@ -69,18 +70,11 @@ def statuses(before: int | None = None, limit: int = 20) -> list[Status]:
         return _load(connection, ids if before is None else ids.where(_message.id < before))
 
 
-def audiences(message_ids: Collection[int]) -> dict[int, str]:
-    """Return whom messages are to, by id: a user, users, a channel, a device or everyone."""
-    kind = case(
-        (_message.audience["subscription_id"].as_string().is_not(None), "a device"),
-        (_message.audience["channel"].as_string().is_not(None), "a channel"),
-        (_message.user_id.is_not(None), "a user"),
-        (_message.audience["user_ids"].as_string().is_not(None), "users"),
-        else_="everyone",
-    )
+def audiences(message_ids: Collection[int]) -> dict[int, Audience]:
+    """Return whom messages are to, by id."""
+    stored = select(_message.id, _message.user_id, _message.audience).where(_message.id.in_(message_ids))
     with autocommit() as connection:
-        found = connection.execute(select(_message.id, kind).where(_message.id.in_(message_ids)))
-        return {row[0]: row[1] for row in found}
+        return {row.id: Audience.from_row(row.user_id, row.audience) for row in connection.execute(stored)}
 
 
 def _load(connection: Connection, ids: Select[int]) -> list[Status]:

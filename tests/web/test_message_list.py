@@ -111,7 +111,7 @@ def test_the_command_prints_to_whom_the_state_and_the_progress(
     assert header.split() == [
         "id", "to", "state", "created", "recipients", "sent", "gone", "failed", "expired", "replaced", "cancelled", "progress",
     ]  # fmt: skip
-    expected = ["a user", "everyone", "a device", "a channel", "users", "a user"]
+    expected = ["one user", "everyone", "one device", "channel news", "2 users", "one user"]
     for line, to in zip(lines, expected, strict=True):
         assert f"  {to}  " in line
         assert "  done  " in line
