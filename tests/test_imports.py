@@ -1,6 +1,10 @@
 """`flask push import`: the lines of another system's file."""
 
 import json
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ from pushapp import bulk_storage
 from pushapp.imports import MAX_LINE_LENGTH
 from pushapp.webpush.vapid import generate_key_pair
 from tests.conftest import signed_in
+from tests.support.deployment import ROOT
 from tests.support.http import post, rows
 from tests.support.sending import scalar
 from tests.support.subscriptions import subscription
@@ -250,3 +255,25 @@ def test_secrets_are_not_in_the_reports(app: Flask) -> None:
 def test_a_missing_file_is_a_usage_error(app: Flask) -> None:
     done = app.test_cli_runner().invoke(args=["push", "import", "missing.jsonl"])
     assert (done.exit_code, "missing.jsonl" in done.stderr) == (2, True)
+
+
+def test_a_terminal_shows_a_progress_bar_and_wrong_lines_above_it(tmp_path: Path) -> None:
+    path = tmp_path / "all.jsonl"
+    path.write_bytes(encode(*(line(number) for number in range(30)), {"user_id": "alice"}, line("bob")))
+    environment = {"PATH": os.environ["PATH"], "SECRET_KEY": "x" * 20, "TERM": "xterm"}
+    environment["DATABASE_URL"] = f"sqlite:///{tmp_path}/site.db"
+    flask = [sys.executable, "-m", "flask", "--app", str(ROOT / "wsgi.py")]
+    subprocess.run([*flask, "db", "upgrade"], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    terminal, of_process = pty.openpty()
+    done = subprocess.run(
+        [*flask, "push", "import", str(path)], cwd=tmp_path, env=environment, check=False,
+        stdout=subprocess.PIPE, stderr=of_process, text=True,
+    )  # fmt: skip
+    shown = os.read(terminal, 100_000).decode()
+    os.close(terminal)
+    os.close(of_process)
+    assert done.returncode == 1
+    assert done.stdout.startswith("31 subscriptions stored, 31 of them new")
+    assert "Importing" in shown
+    assert "100%" in shown
+    assert "\x1b[Kline 31: " in shown
