@@ -34,6 +34,8 @@ def upgrade() -> None:
                 f"CREATE INDEX CONCURRENTLY {INDEX} ON push_subscriptions USING hash (renewed_from)"
                 " WHERE renewed_from IS NOT NULL"
             )
+            # Without statistics of the new column, queries of browsers would scan the table.
+            op.execute("ANALYZE push_subscriptions (renewed_from)")
     else:
         op.create_index(
             INDEX,

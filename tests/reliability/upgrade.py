@@ -95,7 +95,7 @@ def main() -> None:
             url, options.rows, "https://push.example.net/old/", users=max(options.rows // 3, 1)
         )
         for upgrade in upgrades:
-            asyncio.run(migrate_under_load(upgrade, options.seconds, report))
+            asyncio.run(migrate_under_load(upgrade, upgrades[-1].new, options.seconds, report))
             send_from_both(upgrade, origin, log, report)
     report.finish()
 
@@ -156,8 +156,8 @@ def code_with_test_revision(newest: str, folder: Path) -> Path:
     return target
 
 
-async def migrate_under_load(upgrade: Upgrade, seconds: float, report: Report) -> None:
-    """Migrate under load on the old code, then load both."""
+async def migrate_under_load(upgrade: Upgrade, newest: Deployment, seconds: float, report: Report) -> None:
+    """Migrate by the newest code under load on the old code, then load both."""
     old, new = upgrade.old, upgrade.new
     with ExitStack() as stack, watched_locks(old.environment["DATABASE_URL"]) as waits:
         stack.enter_context(old.gunicorn(stdout=subprocess.DEVNULL))
@@ -165,7 +165,7 @@ async def migrate_under_load(upgrade: Upgrade, seconds: float, report: Report) -
         await on_old.start(8)
         await asyncio.sleep(seconds)
         started_at = time.monotonic()
-        await asyncio.to_thread(new.flask, "db", "upgrade", upgrade.after)
+        await asyncio.to_thread(newest.flask, "db", "upgrade", upgrade.after)
         duration = time.monotonic() - started_at
         during = [
             response for response in on_old.responses if response.started_at + response.seconds > started_at
