@@ -214,7 +214,15 @@ class PushBatch(db.Model):  # type: ignore[misc,name-defined]
     claimed_by: Mapped[int | None] = mapped_column(BigInteger)
     claimed_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
 
-    __table_args__ = ({"sqlite_autoincrement": True},)
+    __table_args__ = (
+        Index(
+            "ix_push_batches_pending",
+            "message_id",
+            postgresql_where=text("size = 0"),
+            sqlite_where=text("size = 0"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
 
 
 class PushOutcome(db.Model):  # type: ignore[misc,name-defined]

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, exists, func, or_, select
 
 from ..models import PushBatch, PushMessage, PushOutcome
 from ..sending.audience import Audience
-from ..sending.batches import FAN_OUT_PENDING
+from ..sending.batches import FAN_OUT_PENDING, IS_PENDING
 from ..sending.status import state_of
 from ..webpush.message import Message
 from ..webpush.push_services import hosts_of, push_service_of
@@ -78,7 +78,7 @@ def under_way_ids(connection: Connection, now: datetime) -> Sequence[int]:
 
 def scheduled_ids(connection: Connection, now: datetime) -> Sequence[int]:
     """Return the ids of scheduled messages, the next ones first, at most MAX_MESSAGES."""
-    scheduled = select(_batch.message_id).where(_batch.size == FAN_OUT_PENDING, _batch.due_at > now)
+    scheduled = select(_batch.message_id).where(IS_PENDING, _batch.due_at > now)
     return connection.execute(scheduled.order_by(_batch.due_at).limit(MAX_MESSAGES)).scalars().all()
 
 
@@ -90,7 +90,7 @@ def progress(connection: Connection, ids: Collection[int], now: datetime) -> lis
         select(
             *(_message[name] for name in names),
             exists().where(of_message).label("is_under_way"),
-            exists().where(of_message, _batch.size == FAN_OUT_PENDING).label("is_pending"),
+            exists().where(of_message, IS_PENDING).label("is_pending"),
         )
         .where(_message.id.in_(ids))
         .order_by(_message.id.desc())

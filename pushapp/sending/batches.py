@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, delete, func, literal_column, select, update
 
 from ..database import autocommit
 from ..models import MAX_ID, PushBatch, PushMessage
@@ -21,6 +21,7 @@ FAN_OUT_PENDING = 0  # the size of a row that stands for batches that do not exi
 
 _message = PushMessage.__table__.c
 _batch = PushBatch.__table__.c
+IS_PENDING = _batch.size == literal_column(str(FAN_OUT_PENDING))  # a constant, which the partial index needs
 
 
 class Backlog(NamedTuple):
@@ -122,10 +123,9 @@ def cancel(connection: Connection, message_id: int) -> None:
     ).one_or_none()
     if cancelled is None:
         return
-    is_pending = _batch.size == FAN_OUT_PENDING
     deleted = connection.execute(
         delete(PushBatch.__table__)
-        .where(_batch.message_id == message_id, is_pending | _batch.claimed_at.is_(None))
+        .where(_batch.message_id == message_id, IS_PENDING | _batch.claimed_at.is_(None))
         .returning(_batch.size, _batch.attempts, _batch.first_id)
     )
     counts: Counter[tuple[str, str]] = Counter()

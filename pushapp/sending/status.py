@@ -11,7 +11,7 @@ from ..database import autocommit
 from ..models import PushBatch, PushMessage, PushOutcome
 from . import receipts
 from .audience import Audience
-from .batches import FAN_OUT_PENDING
+from .batches import IS_PENDING
 from .clock import database_time
 
 OUTCOMES = ("sent", "gone", "failed", "expired", "replaced", "cancelled")
@@ -88,7 +88,7 @@ def _load(connection: Connection, ids: Select[int]) -> list[Status]:
             _message.cancelled_at,
             func.coalesce(_message.send_at > database_time(connection), false()).label("is_scheduled"),
             exists().where(of_message).label("is_unsent"),
-            exists().where(of_message, _batch.size == FAN_OUT_PENDING).label("is_pending"),
+            exists().where(of_message, IS_PENDING).label("is_pending"),
         )
         .where(_message.id.in_(ids))
         .order_by(_message.id.desc())
