@@ -118,7 +118,8 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    return request.getfixturevalue(f"migrated_{request.param}")
+    url: str = request.getfixturevalue(f"migrated_{request.param}")
+    return url
 
 
 def migrate(url: str, folder: Path) -> None:

@@ -29,7 +29,7 @@ def test_cookie_signs_a_user_in(app: Flask, client: FlaskClient) -> None:
     post(signed_in(app, "alice"), subscription())
     client.set_cookie(name, value)
     response = client.get("/push/subscriptions")
-    assert (response.status_code, response.json["count"]) == (200, 1)
+    assert (response.status_code, response.get_json()["count"]) == (200, 1)
 
 
 def test_cookie_uses_the_configured_session(make_app: Callable[..., Flask]) -> None:

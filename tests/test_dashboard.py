@@ -16,7 +16,7 @@ from pushapp.database import engine
 from pushapp.sending import statistics
 from tests.conftest import SETTINGS, signed_in
 from tests.support.http import post
-from tests.support.push_server import PushServer
+from tests.support.push_server import PushServer, Response
 from tests.support.sending import TOKEN, enqueue, execute, queued_only, scalar, send
 from tests.support.subscriptions import subscription
 
@@ -52,7 +52,7 @@ class TestAccess:
             response = app.test_client().get(path, auth=auth)
             assert response.status_code == 401
             assert response.headers["WWW-Authenticate"].startswith("Basic realm=")
-            assert response.json["code"] == 401
+            assert response.get_json()["code"] == 401
 
     def test_takes_each_token_with_any_name_and_no_bearer_token(self, app: Flask) -> None:
         for token in ("other", TOKEN):
@@ -92,7 +92,7 @@ class TestAccess:
         url = f"sqlite:///{tmp_path}/host.db"
         host.config.update(SETTINGS, SQLALCHEMY_DATABASE_URI=url, PUSH_API_TOKENS=[TOKEN])
         # A host's own template and context stay out.
-        host.context_processor(lambda: 1 / 0)
+        host.context_processor(lambda: {"title": 1 / 0})
         pushapp.init_app(host, url_prefix="/notify")
         assert host.test_cli_runner().invoke(args=["push", "db", "upgrade"]).exit_code == 0
         message = enqueue(host, EVERYONE)
@@ -113,7 +113,8 @@ class TestPages:
         assert "Nothing was sent yet." in text
 
     def test_outcomes_of_a_message(self, app: Flask, push_server: PushServer) -> None:
-        for response in (None, None, (410, {}, b""), (400, {}, b"")):
+        responses: list[Response | None] = [None, None, (410, {}, b""), (400, {}, b"")]
+        for response in responses:
             post(signed_in(app, "alice"), push_server.subscription(response))
         status = send(app, "alice", Message(title="A secret"))
         page = get(app)

@@ -180,7 +180,7 @@ def test_a_label_that_the_user_has_given_stays(app: Flask) -> None:
 
 def test_new_rows_have_the_given_vapid_key_or_the_current_one(app: Flask) -> None:
     first, second = line(), line()
-    current = app.test_client().get("/push/vapid-public-key").json["publicKey"]
+    current = app.test_client().get("/push/vapid-public-key").get_json()["publicKey"]
     other = generate_key_pair().public
     import_(app, first)
     for _ in range(2):

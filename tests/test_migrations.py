@@ -125,7 +125,7 @@ def test_offline_mode_prints_the_sql_of_the_same_schema(url: str, app: Flask, tm
 
 def execute_script(url: str, script: str) -> None:
     if url.startswith("postgresql"):
-        command = [BINARIES / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", url]
+        command: list[str | Path] = [BINARIES / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", url]
         done = subprocess.run(command, input=script, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     else:

@@ -164,7 +164,7 @@ def test_a_renewal_and_an_unsubscribe_at_once_end_in_at_most_one_row(app: Flask,
 class TestDevices:
     def test_the_list_has_label_and_time_of_the_last_message(self, app: Flask, alice: FlaskClient) -> None:
         post(alice, subscription(label="Firefox on Linux"))
-        (listed,) = alice.get("/push/subscriptions").json["subscriptions"]
+        (listed,) = alice.get("/push/subscriptions").get_json()["subscriptions"]
         assert (listed["label"], listed["last_sent_at"]) == ("Firefox on Linux", None)
 
     def test_a_subscribe_without_a_label_leaves_it(self, app: Flask, alice: FlaskClient) -> None:
@@ -181,18 +181,18 @@ class TestDevices:
         path = f"/push/subscriptions/{rows(app)[0].id}"
         assert bob.patch(path, json={"label": "Mine"}).status_code == 404
         changed = alice.patch(path, json={"label": "Phone"})
-        assert (changed.status_code, changed.json["label"]) == (200, "Phone")
+        assert (changed.status_code, changed.get_json()["label"]) == (200, "Phone")
 
     @pytest.mark.parametrize("label", ["", " ", "x" * 101, "a\nb", None, 1])
     def test_an_invalid_label_is_named(self, app: Flask, alice: FlaskClient, label: object) -> None:
         post(alice, subscription())
         response = alice.patch(f"/push/subscriptions/{rows(app)[0].id}", json={"label": label})
         assert response.status_code == 422
-        assert "label" in response.json["errors"]["json"]
+        assert "label" in response.get_json()["errors"]["json"]
         assert "label" in post(alice, subscription(label=label)).json["errors"]["json"]
 
     def test_another_vapid_key_is_a_conflict(self, app: Flask, alice: FlaskClient) -> None:
-        key = app.test_client().get("/push/vapid-public-key").json["publicKey"]
+        key = app.test_client().get("/push/vapid-public-key").get_json()["publicKey"]
         other = subscription()["keys"]["p256dh"]
         assert post(alice, subscription(applicationServerKey=key)).status_code == 200
         assert post(alice, subscription(applicationServerKey=other)).status_code == 409

@@ -37,41 +37,44 @@ def make(tmp_path: Path) -> Iterator[Hosts]:
             engine().dispose()
 
 
-INVALID = [
-    *[("SECRET_KEY_FALLBACKS", value, "must be a list of secrets") for value in ("old", b"old", 5, [5], [""], ["old", None], {"a": 1}, True)],
-    *[("SECRET_KEY", value, "must be a text") for value in (5, 1.5, ["x"], True)],
-    *[("SESSION_COOKIE_SECURE", value, "must be true or false") for value in ("no", "yes", "", 2, None, [])],
-    *[("SESSION_COOKIE_HTTPONLY", value, "must be true or false") for value in ("off", "n")],
-    *[("SESSION_COOKIE_PARTITIONED", value, "must be true or false") for value in ("off", "n")],
-    *[("SESSION_REFRESH_EACH_REQUEST", value, "must be true or false") for value in ("never", "n")],
-    *[("SESSION_COOKIE_SAMESITE", value, "must be Lax, Strict or None") for value in ("foo", "", "LaxStrict", True, 5)],
-    *[("SESSION_COOKIE_NAME", value, "must be a text") for value in ("", None, 5, b"x")],
-    *[("SESSION_COOKIE_DOMAIN", value, "must be a text") for value in (5, ["example.com"], True)],
-    *[("SESSION_COOKIE_PATH", value, "must be a text") for value in (5, ["/"], True)],
-    *[("PERMANENT_SESSION_LIFETIME", value, "must be a number of seconds") for value in ("abc", "5", None, True, -1, 10**30, math.inf, math.nan, Decimal(5), [])],
-    *[("PUSH_OPENAPI_URL_PREFIX", value, "must be a path that begins with /") for value in (5, "", "x", True, ["/"])],
-    *[("PUSH_PREPARE_THRESHOLD", value, "must be an integer of at least 0, or null for never") for value in (-1, "x", "5", 1.5, True, [])],
-    *[("PUSH_BROWSER_HAS_ONE_USER", value, "must be true or false") for value in ("no", 2, None)],
-    *[("PUSH_SUPPRESS_SEND", value, "must be true or false") for value in ("no", 2, "")],
-    *[("PUSH_MESSAGE_RETENTION_DAYS", value, "must be an integer of at least 1") for value in (0, -1, 1.5, "30", True, None)],
-    *[("PUSH_MAX_SUBSCRIPTIONS_PER_USER", value, "must be an integer of at least 1") for value in (0, "5", 1.5, True, None)],
-    *[("PUSH_RECEIPTS", value, "must be true or false") for value in ("no", 2, None)],
-    *[("PUSH_PROXY", value, "PUSH_PROXY must be the http://, https:// or socks5h:// URL of a proxy") for value in ("", 5, "proxy:3128", "socks5://proxy", "ftp://proxy", "http://", "http://:3128", "http://proxy:0", "http://proxy:99999", "http://proxy:x", "http://proxy/path", "http://proxy?x", "http://proxy#x", "http://pro\nxy", "http://pröxy", "http://[::1", ["http://proxy"])],
-    *[("PUSH_SESSION_USER_KEY", value, "must be a text") for value in ("", None, 5)],
-    *[("PUSH_API_TOKENS", value, "must be a list of texts") for value in ("token", [""], [5], None, {"token"}, [b"token"])],
-    *[("PUSH_ALLOWED_ORIGINS", value, "PUSH_ALLOWED_ORIGINS") for value in ("https://a.example", ["*"], ["a.example"], [5], None, ["https://a.example/path"])],
-    *[("PUSH_TRUSTED_PUSH_SERVICES", value, "PUSH_TRUSTED_PUSH_SERVICES") for value in ("https://a.example", ["*"], [5], None)],
-    *[("PUSH_CHANNELS", value, "PUSH_CHANNELS must be a list of names") for value in ("news", [""], ["News"], ["a b"], ["x" * 65], [5], None)],
-    *[("PUSH_SITE_URL", value, "PUSH_SITE_URL must be your site's origin") for value in ("", 5, "example.com", "http://example.com", "https://example.com/shop", "https://u@example.com", ["https://example.com"])],
-    *[("PUSH_VAPID_PRIVATE_KEY", value, "PUSH_VAPID_PRIVATE_KEY must be") for value in ("x", 5, b"x", ["x"])],
-    *[("PUSH_VAPID_PRIVATE_KEY_FALLBACKS", value, "PUSH_VAPID_PRIVATE_KEY_FALLBACKS must be a list of") for value in ("x", 5, None, ["x"], [5], [None], [[]], {"a": 1})],
-    *[("PUSH_WEBHOOK_SECRET", value, "must be whsec_ and the base64") for value in ("", 5, "x", "whsec_", "whsec_x", "whsec_" + "A" * 28, "whsec_" + "A" * 100, "A" * 43 + "=", b"whsec_")],
-    *[("PUSH_WEBHOOK_URL", value, "must be an http or https URL") for value in ("", 5, "example.com", "ftp://example.com/", "https://", "https://user@example.com/", "https://exa mple.com/", "https://example.com/ü", "http://example.com:0/", ["https://example.com/"])],
-    *[("PUSH_VAPID_SUBJECT", value, "PUSH_VAPID_SUBJECT must be") for value in ("x", "", 5, ["mailto:you@site.org"])],
+INVALID: list[tuple[str, str, tuple[object, ...]]] = [
+    ("SECRET_KEY_FALLBACKS", "must be a list of secrets", ("old", b"old", 5, [5], [""], ["old", None], {"a": 1}, True)),
+    ("SECRET_KEY", "must be a text", (5, 1.5, ["x"], True)),
+    ("SESSION_COOKIE_SECURE", "must be true or false", ("no", "yes", "", 2, None, [])),
+    ("SESSION_COOKIE_HTTPONLY", "must be true or false", ("off", "n")),
+    ("SESSION_COOKIE_PARTITIONED", "must be true or false", ("off", "n")),
+    ("SESSION_REFRESH_EACH_REQUEST", "must be true or false", ("never", "n")),
+    ("SESSION_COOKIE_SAMESITE", "must be Lax, Strict or None", ("foo", "", "LaxStrict", True, 5)),
+    ("SESSION_COOKIE_NAME", "must be a text", ("", None, 5, b"x")),
+    ("SESSION_COOKIE_DOMAIN", "must be a text", (5, ["example.com"], True)),
+    ("SESSION_COOKIE_PATH", "must be a text", (5, ["/"], True)),
+    ("PERMANENT_SESSION_LIFETIME", "must be a number of seconds", ("abc", "5", None, True, -1, 10**30, math.inf, math.nan, Decimal(5), [])),
+    ("PUSH_OPENAPI_URL_PREFIX", "must be a path that begins with /", (5, "", "x", True, ["/"])),
+    ("PUSH_PREPARE_THRESHOLD", "must be an integer of at least 0, or null for never", (-1, "x", "5", 1.5, True, [])),
+    ("PUSH_BROWSER_HAS_ONE_USER", "must be true or false", ("no", 2, None)),
+    ("PUSH_SUPPRESS_SEND", "must be true or false", ("no", 2, "")),
+    ("PUSH_MESSAGE_RETENTION_DAYS", "must be an integer of at least 1", (0, -1, 1.5, "30", True, None)),
+    ("PUSH_MAX_SUBSCRIPTIONS_PER_USER", "must be an integer of at least 1", (0, "5", 1.5, True, None)),
+    ("PUSH_RECEIPTS", "must be true or false", ("no", 2, None)),
+    ("PUSH_PROXY", "PUSH_PROXY must be the http://, https:// or socks5h:// URL of a proxy", ("", 5, "proxy:3128", "socks5://proxy", "ftp://proxy", "http://", "http://:3128", "http://proxy:0", "http://proxy:99999", "http://proxy:x", "http://proxy/path", "http://proxy?x", "http://proxy#x", "http://pro\nxy", "http://pröxy", "http://[::1", ["http://proxy"])),
+    ("PUSH_SESSION_USER_KEY", "must be a text", ("", None, 5)),
+    ("PUSH_API_TOKENS", "must be a list of texts", ("token", [""], [5], None, {"token"}, [b"token"])),
+    ("PUSH_ALLOWED_ORIGINS", "PUSH_ALLOWED_ORIGINS", ("https://a.example", ["*"], ["a.example"], [5], None, ["https://a.example/path"])),
+    ("PUSH_TRUSTED_PUSH_SERVICES", "PUSH_TRUSTED_PUSH_SERVICES", ("https://a.example", ["*"], [5], None)),
+    ("PUSH_CHANNELS", "PUSH_CHANNELS must be a list of names", ("news", [""], ["News"], ["a b"], ["x" * 65], [5], None)),
+    ("PUSH_SITE_URL", "PUSH_SITE_URL must be your site's origin", ("", 5, "example.com", "http://example.com", "https://example.com/shop", "https://u@example.com", ["https://example.com"])),
+    ("PUSH_VAPID_PRIVATE_KEY", "PUSH_VAPID_PRIVATE_KEY must be", ("x", 5, b"x", ["x"])),
+    ("PUSH_VAPID_PRIVATE_KEY_FALLBACKS", "PUSH_VAPID_PRIVATE_KEY_FALLBACKS must be a list of", ("x", 5, None, ["x"], [5], [None], [[]], {"a": 1})),
+    ("PUSH_WEBHOOK_SECRET", "must be whsec_ and the base64", ("", 5, "x", "whsec_", "whsec_x", "whsec_" + "A" * 28, "whsec_" + "A" * 100, "A" * 43 + "=", b"whsec_")),
+    ("PUSH_WEBHOOK_URL", "must be an http or https URL", ("", 5, "example.com", "ftp://example.com/", "https://", "https://user@example.com/", "https://exa mple.com/", "https://example.com/ü", "http://example.com:0/", ["https://example.com/"])),
+    ("PUSH_VAPID_SUBJECT", "PUSH_VAPID_SUBJECT must be", ("x", "", 5, ["mailto:you@site.org"])),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "value", "message"), INVALID)
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [(name, value, message) for name, message, values in INVALID for value in values],
+)
 def test_an_invalid_setting_is_one_line(make: Hosts, name: str, value: object, message: str) -> None:
     with pytest.raises(ConfigurationError) as rejection:
         make(**{name: value})

@@ -47,7 +47,7 @@ def test_captured_sees_messages_of_the_http_api_and_of_the_command_line(suppress
             headers = {"Authorization": f"Bearer {TOKEN}", "Idempotency-Key": "once"}
             assert api.post("/push/messages", json=body, headers=headers).status_code == 202
         suppressed_app.test_cli_runner().invoke(args=["push", "send", "alice", "--title", "By command"])
-        (stored,) = alice.get("/push/subscriptions").json["subscriptions"]
+        (stored,) = alice.get("/push/subscriptions").get_json()["subscriptions"]
         assert alice.post(f"/push/subscriptions/{stored['id']}/test").status_code == 202
     assert [message.title for message, _ in sent] == ["By HTTP", "By command", "Test notification"]
     assert [to for _, to in sent[:2]] == ["alice", "alice"]
@@ -156,7 +156,7 @@ def test_the_routes_accept_what_a_fake_browser_would_post(suppressed_app: Flask)
     browser, alice = FakeBrowser(suppressed_app, "alice"), signed_in(suppressed_app, "alice")
     assert alice.post("/push/subscribe", json=browser.subscription).json == {"ok": True, "count": 1}
     endpoint = {"endpoint": browser.subscription["endpoint"]}
-    assert alice.post("/push/unsubscribe", json=endpoint).json["count"] == 0
+    assert alice.post("/push/unsubscribe", json=endpoint).get_json()["count"] == 0
     enqueue(suppressed_app, "alice")
     assert browser.received == []
 

@@ -175,7 +175,7 @@ def test_lists_go_on_without_the_user(app: Flask) -> None:
 def test_a_message_to_one_user_and_to_a_device_are_deleted(app: Flask) -> None:
     alice = signed_in(app, "alice")
     post(alice, subscription())
-    (stored,) = alice.get("/push/subscriptions").json["subscriptions"]
+    (stored,) = alice.get("/push/subscriptions").get_json()["subscriptions"]
     for to in (["alice"], Device(stored["id"])):
         enqueue(app, to, at=LATER)
     assert push(app, "erase", "alice").stdout == "Deleted 1 subscriptions and 2 messages of alice.\n"
@@ -206,7 +206,7 @@ def test_export_says_what_lists_have_the_user_and_names_no_other_user(app: Flask
 def test_receipts_are_exported_and_deleted(app: Flask) -> None:
     alice = signed_in(app, "alice")
     post(alice, subscription())
-    (stored,) = alice.get("/push/subscriptions").json["subscriptions"]
+    (stored,) = alice.get("/push/subscriptions").get_json()["subscriptions"]
     to_alice, to_all = enqueue(app, "alice", at=LATER), enqueue(app, EVERYONE, at=LATER)
     with app.app_context():
         for message_id in (to_alice, to_all):

@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,7 +105,7 @@ def compare(server: PostgreSQL, folder: Path, origin: str, options: argparse.Nam
         "2 workers": lambda: worker(environment, options.subscriptions, 2),
     }
     for name in ("bare loop", "pywebpush", "pywebpush async"):
-        senders[name] = lambda name=name: sender(name, folder, environment)  # type: ignore[misc]
+        senders[name] = partial(sender, name, folder, environment)
     if has_node_web_push():
         senders["node web-push"] = lambda: sender("node", folder, environment)
     runs: dict[str, list[Run]] = {name: [] for name in senders}
@@ -237,10 +238,10 @@ def finish(process: "subprocess.Popen[str]") -> Finished:
 
     def watch() -> None:
         # The kernel's figure at the end includes this process, from between fork and exec.
-        with contextlib.suppress(OSError, TypeError):
-            while True:
-                status = Path(f"/proc/{process.pid}/status").read_text()
-                peaks.append(int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024)  # type: ignore[index]
+        status = Path(f"/proc/{process.pid}/status")
+        with contextlib.suppress(OSError):
+            while peak := re.search(r"VmHWM:\s+(\d+)", status.read_text()):
+                peaks.append(int(peak[1]) / 1024)
                 time.sleep(0.05)
 
     watcher = threading.Thread(target=watch)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psycopg
+from flask.sessions import SecureCookieSessionInterface
 
 from pushapp import create_app
 from pushapp.models import hash_endpoint
@@ -115,7 +116,8 @@ def measure(
 def fill(url: str, rows: int) -> str:
     """Insert the rows, and return the clients: lines of a cookie and a body."""
     app = create_app()
-    signer = app.session_interface.get_signing_serializer(app)  # type: ignore[attr-defined]
+    signer = SecureCookieSessionInterface().get_signing_serializer(app)
+    assert signer is not None
     lines = []
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
         keys = subscription()["keys"]
@@ -192,7 +194,7 @@ def load(port: int, clients: Path, run: str, seconds: int) -> Load:
     """Load an implementation for `seconds`, after a warm-up of a second."""
     script = Path(__file__).with_suffix(".lua")
     for duration, name in ((1, run if run == "repeats" else f"{run}warm"), (seconds, run)):
-        wrk = ["wrk", "-t2", f"-c{CONNECTIONS}", f"-d{duration}s", "-s", script]
+        wrk: list[str | Path] = ["wrk", "-t2", f"-c{CONNECTIONS}", f"-d{duration}s", "-s", script]
         url = f"http://127.0.0.1:{port}/push/subscribe"
         output = subprocess.run(
             [*wrk, url, "--", clients, name], check=True, capture_output=True, text=True

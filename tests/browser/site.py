@@ -6,6 +6,7 @@ from typing import Any
 
 from flask import Flask, request
 from flask.sessions import SecureCookieSessionInterface
+from flask.typing import ResponseReturnValue
 from sqlalchemy import text
 from werkzeug.serving import make_server
 
@@ -20,15 +21,15 @@ EMPTY_PAGE = "<!doctype html><link rel=icon href='data:,'><title>Empty</title>"
 class Site:
     """A site with an empty page, on its own port of 127.0.0.1.
 
-    `pages` holds the HTML of further paths. Hooks and routes of one test can be added to `app`, until the
-    first request and the next `start`.
+    `pages` holds the HTML of further paths, or another response. Hooks and routes of one test can be added to
+    `app`, until the first request and the next `start`.
     """
 
     def __init__(self, folder: Path, **settings: Any):
         self._folder = folder
         self._settings = SETTINGS | settings
         self._port = 0
-        self.pages = {"/": EMPTY_PAGE}
+        self.pages: dict[str, ResponseReturnValue] = {"/": EMPTY_PAGE}
         self.start()
 
     @property

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from flask.sessions import SecureCookieSessionInterface
 
 from pushapp.webpush.encryption import encrypt
 from tests.browser.chromium import PROGRAM, Chromium
@@ -57,7 +58,8 @@ def chromium(browser: Chromium, site: Site) -> Chromium:
     browser._connection.events.clear()  # notifications() counts those of this test
     browser.allow_notifications(site.url)
     browser.open(f"{site.url}/")
-    serializer = site.app.session_interface.get_signing_serializer(site.app)
+    serializer = SecureCookieSessionInterface().get_signing_serializer(site.app)
+    assert serializer is not None
     name = site.app.config["SESSION_COOKIE_NAME"]
     browser.run("document.cookie = args[0]", f"{name}={serializer.dumps({'user_id': 'alice'})}; path=/")
     return browser

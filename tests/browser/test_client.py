@@ -64,6 +64,12 @@ def sign_out(site: Site, firefox: Firefox) -> None:
     firefox.open(f"{site.url}/")
 
 
+def slowly(*parts: bytes) -> Iterator[bytes]:
+    for part in parts:
+        time.sleep(3)
+        yield part
+
+
 @contextmanager
 def failure(site: Site, status: int, content: Any, path: str = SUBSCRIBE) -> Iterator[None]:
     """Let a path fail."""
@@ -138,7 +144,7 @@ class TestResume:
         assert (after.id, after.label) == (before.id, before.label)
         assert list(push_service.channels) == [after.endpoint]
         key = push_service.registrations()[-1]["key"]
-        assert key.rstrip("=") == site.app.test_client().get(KEY).json["publicKey"]
+        assert key.rstrip("=") == site.app.test_client().get(KEY).get_json()["publicKey"]
 
     def test_the_subscription_of_another_user_is_ended_and_the_wish_stays(
         self, site: Site, subscribed: Firefox, push_service: PushService
@@ -320,7 +326,7 @@ class TestSubscribe:
 
     @pytest.mark.parametrize("path", [KEY, SUBSCRIBE])
     def test_a_server_without_response_is_a_time_out(self, site: Site, alice: Firefox, path: str) -> None:
-        site.pages[path] = Response((time.sleep(3) or part for part in [b"{", b"}"]), 200)
+        site.pages[path] = Response(slowly(b"{", b"}"), 200)
         result = call(alice, "subscribe", prepare=SHORT_TIMERS)
         assert result["code"] == "unreachable"
         assert "in time" in result["message"]

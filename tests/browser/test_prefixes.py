@@ -43,7 +43,7 @@ class Origin:
             app.extensions["push_user_id"] = lambda: "alice"
             self.apps[prefix] = app
         root = Response(EMPTY_PAGE, mimetype="text/html")
-        self.server = make_server("127.0.0.1", 0, DispatcherMiddleware(root, self.apps), threaded=True)
+        self.server = make_server("127.0.0.1", 0, DispatcherMiddleware(root, {**self.apps}), threaded=True)
         self.url = f"http://127.0.0.1:{self.server.port}"
 
 

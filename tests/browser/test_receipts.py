@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from pushapp import Message, send
 from pushapp.database import engine
-from pushapp.sending import outbox
+from pushapp.sending.status import status
 from tests.browser.client import call
 from tests.browser.firefox import Firefox
 from tests.browser.site import EMPTY_PAGE, Site
@@ -39,8 +39,8 @@ def send_to_alice(site: Site, title: str, **fields: Any) -> int:
 
 def counts(site: Site, message_id: int) -> tuple[int, int]:
     with site.app.app_context():
-        status = outbox.status(message_id)
-    return status.shown, status.clicked
+        found = status(message_id)
+    return found.shown, found.clicked
 
 
 def events(site: Site) -> list[str]:

@@ -74,7 +74,7 @@ def test_a_renewal_uses_the_newest_key_of_the_server(
     push_service.reset_user_agent()
     wait_for_renewal(site, push_service)
     key = push_service.registrations()[-1]["key"]
-    assert key.rstrip("=") == site.app.test_client().get("/push/vapid-public-key").json["publicKey"]
+    assert key.rstrip("=") == site.app.test_client().get("/push/vapid-public-key").get_json()["publicKey"]
 
 
 @pytest.mark.parametrize(

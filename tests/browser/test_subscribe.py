@@ -53,7 +53,7 @@ def test_a_subscription_with_another_key_is_replaced(
     assert after.endpoint != before.endpoint
     assert list(push_service.channels) == [after.endpoint]
     key = push_service.registrations()[-1]["key"]
-    assert key.rstrip("=") == demo.app.test_client().get("/push/vapid-public-key").json["publicKey"]
+    assert key.rstrip("=") == demo.app.test_client().get("/push/vapid-public-key").get_json()["publicKey"]
 
 
 def test_a_rejected_subscription_is_removed_from_the_browser(

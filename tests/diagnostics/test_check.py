@@ -124,7 +124,7 @@ def test_a_wrong_clock_is_told(
 ) -> None:
     class WrongClock(clock.datetime):
         @classmethod
-        def now(cls, tz: clock.tzinfo | None = None) -> clock.datetime:  # type: ignore[override]
+        def now(cls, tz: clock.tzinfo | None = None) -> clock.datetime:  # type: ignore[override]  # not Self
             return clock.datetime.now(tz) + clock.timedelta(seconds=seconds)
 
     start_worker(app)

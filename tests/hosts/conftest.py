@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -27,7 +28,7 @@ class Host:
         base = type("Base", (DeclarativeBase,), {"metadata": metadata} if metadata else {})
         self.db = db = SQLAlchemy(model_class=base)
 
-        class User(db.Model):  # type: ignore[name-defined,misc]
+        class User(db.Model):  # type: ignore[name-defined,misc]  # a class made at run time
             id: Mapped[int] = mapped_column(primary_key=True)
 
         self.users = User.__table__
@@ -38,10 +39,10 @@ class Host:
         app.config.update(settings)
         app.add_url_rule("/", view_func=lambda: "Welcome")
 
-    def add_pushapp(self, *, tables: bool = True, **options: object) -> Flask:
+    def add_pushapp(self, *, tables: bool = True, **options: Any) -> Flask:
         if "sqlalchemy" not in self.app.extensions:
             self.db.init_app(self.app)
-        pushapp.init_app(self.app, **options)  # type: ignore[arg-type]
+        pushapp.init_app(self.app, **options)
         if tables:
             create_tables(self.app)
         return self.app
@@ -74,8 +75,8 @@ def make_host(tmp_path: Path) -> Iterator[Callable[..., Host]]:
     """Create hosts, and close them after the test."""
     hosts = []
 
-    def make(url: str, **options: object) -> Host:
-        hosts.append(Host(url, tmp_path, **options))  # type: ignore[arg-type]
+    def make(url: str, **options: Any) -> Host:
+        hosts.append(Host(url, tmp_path, **options))
         return hosts[-1]
 
     yield make

@@ -39,14 +39,14 @@ def test_the_example_signs_in_subscribes_and_sends(
     for _ in range(2):
         assert client.post("/push/subscribe", json=body).json == {"ok": True, "count": 1}
     with app.app_context():
-        user = example_host.db.session.get(example_host.User, 7)
+        user = example_host.db.session.get_one(example_host.User, 7)
         message = pushapp.Message(title="Your parcel is here", navigate="/parcels/7")
         pushapp.send(message, to=user.get_id())
         pushapp.send(message, to=user.id)
     assert [push.message["notification"]["title"] for push in push_server.pushes_to(body)] == [
         "Your parcel is here"
     ] * 2
-    assert client.post("/push/unsubscribe", json={"endpoint": body["endpoint"]}).json["count"] == 0
+    assert client.post("/push/unsubscribe", json={"endpoint": body["endpoint"]}).get_json()["count"] == 0
     with app.app_context():
         example_host.db.session.remove()
         engine().dispose()

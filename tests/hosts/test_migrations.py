@@ -135,7 +135,7 @@ def test_the_hosts_migrations_and_pushapps_do_not_see_each_other(
     make_shell: Callable[[str, str], Shell], url: str, order: str, where: str
 ) -> None:
     shell = make_shell(order, where)
-    commands = ("push db upgrade", "db init")
+    commands: tuple[str, ...] = ("push db upgrade", "db init")
     if where == "env.py":
         shell.succeed(*commands)
         filter_in_env(shell.folder)

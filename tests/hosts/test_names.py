@@ -40,11 +40,11 @@ def test_prefix_and_command_group_are_the_hosts_choice(host: Host, url_prefix: s
     for script in ("client.js", "service-worker.js"):
         with client.get(f"{prefix}/{script}") as found:
             assert (found.status_code, found.mimetype) == (200, "text/javascript")
-    assert client.get(f"{prefix}/nothing").json["code"] == 404
-    assert client.get(f"{prefix}/subscribe").json["code"] == 405
+    assert client.get(f"{prefix}/nothing").get_json()["code"] == 404
+    assert client.get(f"{prefix}/subscribe").get_json()["code"] == 405
     for path in ("/push/nothing", "/push/subscribe", f"{prefix}-board"):
         assert client.get(path).mimetype == "text/html"
-    paths = client.get("/notify-api/openapi.json").json["paths"]
+    paths = client.get("/notify-api/openapi.json").get_json()["paths"]
     assert f"{prefix}/subscribe" in paths
     assert all(path.startswith(f"{prefix}/") for path in paths)
     assert app.test_cli_runner().invoke(args=["notify", "list", "alice"]).exit_code == 0
@@ -54,7 +54,10 @@ def test_prefix_and_command_group_are_the_hosts_choice(host: Host, url_prefix: s
 @on_sqlite
 def test_no_help_text_names_another_command_group(host: Host) -> None:
     group = host.add_pushapp(cli_group="notify").cli.commands["notify"]
-    commands = [*group.commands.values(), *group.commands["db"].commands.values()]
+    assert isinstance(group, click.Group)
+    database_group = group.commands["db"]
+    assert isinstance(database_group, click.Group)
+    commands = [*group.commands.values(), *database_group.commands.values()]
     assert len(commands) > 10
     for command in commands:
         help_text = command.get_help(click.Context(command, info_name=f"notify {command.name}"))
@@ -143,10 +146,10 @@ def test_two_applications_in_one_process_are_apart(tmp_path: Path) -> None:
         host.add_pushapp(user_id=lambda: "alice", url_prefix=f"/push-{name}").test_client()
         for name, host in zip("ab", hosts, strict=True)
     ]
-    assert clients[0].post("/push-a/subscribe", json=subscription()).json["count"] == 1
-    assert clients[1].get("/push-b/subscriptions").json["count"] == 0
+    assert clients[0].post("/push-a/subscribe", json=subscription()).get_json()["count"] == 1
+    assert clients[1].get("/push-b/subscriptions").get_json()["count"] == 0
     for name, client in zip("ab", clients, strict=True):
-        document = client.get("/openapi.json").json
+        document = client.get("/openapi.json").get_json()
         assert document["components"]["securitySchemes"]["session"]["name"] == name
         assert f"/push-{name}/subscribe" in document["paths"]
         assert client.get("/push-a/nothing").mimetype == ("application/json" if name == "a" else "text/html")
@@ -179,12 +182,12 @@ def test_a_flask_smorest_of_the_hosts_stays_its_own(host: Host, is_first: bool) 
     if not is_first:
         Api(app)
     client = app.test_client()
-    shop, push = client.get("/openapi.json").json, client.get("/push/openapi.json").json
+    shop, push = client.get("/openapi.json").get_json(), client.get("/push/openapi.json").get_json()
     assert (shop["info"]["title"], shop["paths"]) == ("Shop", {})
     assert "/push/subscribe" in push["paths"]
-    assert client.post("/push/subscribe", json={}).json["code"] == 401
-    assert client.get("/push/nothing").json["code"] == 404
-    assert client.get("/nothing").json["status"] == "Not Found"  # flask-smorest's
+    assert client.post("/push/subscribe", json={}).get_json()["code"] == 401
+    assert client.get("/push/nothing").get_json()["code"] == 404
+    assert client.get("/nothing").get_json()["status"] == "Not Found"  # flask-smorest's
 
 
 def test_a_host_without_a_database_gets_pushapps(url: str, tmp_path: Path) -> None:

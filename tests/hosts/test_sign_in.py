@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:Depreca
 on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 
 
-class User(UserMixin):
+class User(UserMixin):  # type: ignore[misc]  # Flask-Login has no types
     """A user whose sessions can be revoked: `get_id` is not the primary key."""
 
     def __init__(self, user_id: int):
@@ -63,7 +63,7 @@ def add_login(app: Flask, banned: set[str]) -> LoginManager:
 
 def subscribe(client: FlaskClient, body: object = None) -> Any:
     response = client.post("/push/subscribe", json=body or subscription())
-    return response.json["count"] if response.status_code == 200 else response.status_code
+    return response.get_json()["count"] if response.status_code == 200 else response.status_code
 
 
 def test_a_session_of_the_host_signs_in(host: Host) -> None:
@@ -82,8 +82,8 @@ def test_the_hosts_users_subscribe(host: Host) -> None:
     bob.post("/sign-in/2")
     body = subscription()
     assert [subscribe(alice, body), subscribe(alice, body), subscribe(bob, body)] == [1, 1, 1]
-    assert alice.get("/push/subscriptions").json["count"] == 0  # the browser has another user
-    assert bob.get("/push/subscriptions").json["count"] == 1
+    assert alice.get("/push/subscriptions").get_json()["count"] == 0  # the browser has another user
+    assert bob.get("/push/subscriptions").get_json()["count"] == 1
     bob.post("/sign-out")
     assert bob.get("/push/subscriptions").status_code == 401
 
@@ -101,7 +101,7 @@ def test_flask_login_signs_in_with_the_remember_cookie_alone(host: Host) -> None
     banned.add("session-7")
     assert client.get("/push/subscriptions").status_code == 401
     banned.clear()
-    assert client.get("/push/subscriptions").json["count"] == 1
+    assert client.get("/push/subscriptions").get_json()["count"] == 1
 
 
 @on_sqlite
@@ -136,7 +136,7 @@ def test_flask_wtf_needs_no_token_for_pushapp_and_needs_the_hosts(host: Host) ->
     app = host.add_pushapp(user_id=lambda: "alice")
     client = app.test_client()
     without = client.post("/push/subscribe", json=subscription())
-    assert (without.status_code, without.json["message"]) == (400, "The CSRF token is missing.")
+    assert (without.status_code, without.get_json()["message"]) == (400, "The CSRF token is missing.")
     csrf.exempt(app.blueprints["pushapp"])
     assert subscribe(client) == 1
     assert client.delete("/push/subscriptions/1").status_code == 204
@@ -208,7 +208,7 @@ def test_a_login_for_every_page_leaves_out_the_endpoints_that_the_page_names(
 def test_the_hosts_unauthorized_handler_does_not_replace_pushapps(host: Host) -> None:
     add_login(host.app, set()).unauthorized_handler(lambda: redirect("/login"))
     response = host.add_pushapp(user_id=signed_in_user).test_client().post("/push/subscribe", json={})
-    assert (response.status_code, response.json["code"]) == (401, 401)
+    assert (response.status_code, response.get_json()["code"]) == (401, 401)
 
 
 def test_a_user_with_a_uuid_subscribes_and_gets_messages(host: Host, push_server: PushServer) -> None:
@@ -236,7 +236,7 @@ def test_a_uuid_in_the_session_signs_in(host: Host) -> None:
 @pytest.mark.parametrize("no_user", [None, False])
 def test_no_user_is_a_401_that_does_not_name_a_cookie(host: Host, no_user: object) -> None:
     response = host.add_pushapp(user_id=lambda: no_user).test_client().get("/push/subscriptions")
-    assert (response.status_code, response.json["message"]) == (
+    assert (response.status_code, response.get_json()["message"]) == (
         401,
         "Authentication required: no user is signed in.",
     )
@@ -250,8 +250,8 @@ def test_an_invalid_id_is_the_operators_error(
     host: Host, invalid: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     response = host.add_pushapp(user_id=lambda: invalid).test_client().get("/push/subscriptions")
-    assert (response.status_code, response.json["code"]) == (500, 500)
-    assert "user_id function returned an invalid id" in response.json["message"]
+    assert (response.status_code, response.get_json()["code"]) == (500, 500)
+    assert "user_id function returned an invalid id" in response.get_json()["message"]
     ((level, line),) = [record[1:] for record in caplog.record_tuples if record[0] == "pushapp.web.auth"]
     assert level == logging.ERROR
     assert line.startswith(f"the user_id function returned an invalid {type(invalid).__name__}: ")

@@ -143,9 +143,10 @@ def test_another_connection_is_rejected_in_one_line(host: Host, tmp_path: Any) -
         url.set(database=f"{tmp_path}/beside.db" if url.drivername == "sqlite" else "postgres")
     )
     with elsewhere.connect() as first, beside.connect() as second:
-        for connection in (first, second, host.db.session, host.db.engine, "x"):
+        connections: list[Any] = [first, second, host.db.session, host.db.engine, "x"]
+        for connection in connections:
             with pytest.raises(ValueError, match="connection ") as rejection:
-                pushapp.send(HELLO, to="alice", connection=connection)  # type: ignore[arg-type]
+                pushapp.send(HELLO, to="alice", connection=connection)
             assert len(str(rejection.value).splitlines()) == 1
     elsewhere.dispose()
     beside.dispose()

@@ -41,8 +41,10 @@ def main() -> None:
     require_programs("nginx")
     report = Report()
     with database_server() as (server, folder), counting_push_service(folder) as (origin, log):
-        trusted = {"FLASK_PUSH_TRUSTED_PUSH_SERVICES": f'["{origin}"]'}
-        site = Deployment(server.create_database("cancelling"), folder, **trusted)
+        trusted = f'["{origin}"]'
+        site = Deployment(
+            server.create_database("cancelling"), folder, FLASK_PUSH_TRUSTED_PUSH_SERVICES=trusted
+        )
         site.flask("db", "upgrade")
         url = site.environment["DATABASE_URL"]
         insert_subscriptions(url, options.messages, f"{origin}/")
@@ -78,7 +80,7 @@ def cancel_at(moment: float, app: Flask, url: str, log: Path) -> Counter[str]:
             "SELECT outcome, sum(count)::int FROM push_outcomes WHERE message_id = %s GROUP BY outcome",
             (message_id,),
         )
-        counts = Counter(dict(outcomes.fetchall()))
+        counts: Counter[str] = Counter(dict(outcomes.fetchall()))
         recipients = connection.execute("SELECT recipients FROM push_messages WHERE id = %s", (message_id,))
         (expected,) = recipients.fetchone() or (0,)
     return Counter(

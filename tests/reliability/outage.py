@@ -9,6 +9,7 @@ import random
 import subprocess
 import time
 from collections import Counter
+from functools import partial
 
 import psutil
 import psycopg
@@ -48,8 +49,10 @@ def main() -> None:
             asyncio.run(kill_database(site, server, gunicorn.pid, options.kills, report))
             asyncio.run(kill_gunicorn_workers(site, gunicorn.pid, options.kills, report))
         with counting_push_service(folder) as (origin, log):
-            trusted = {"FLASK_PUSH_TRUSTED_PUSH_SERVICES": f'["{origin}"]'}
-            site = Deployment(server.create_database("sending"), folder, **trusted)
+            trusted = f'["{origin}"]'
+            site = Deployment(
+                server.create_database("sending"), folder, FLASK_PUSH_TRUSTED_PUSH_SERVICES=trusted
+            )
             site.flask("db", "upgrade")
             insert_subscriptions(site.environment["DATABASE_URL"], options.messages, f"{origin}/")
             kills = kill_push_workers(site, options.messages)
@@ -125,10 +128,13 @@ def kill_push_workers(site: Deployment, messages: int) -> int:
     def sent() -> int:
         return scalar(url, "SELECT sum(count)::int FROM push_outcomes") or 0
 
+    def has_sent(number: float) -> bool:
+        return sent() >= number
+
     while (before := sent()) < messages * 0.8:
         # By progress, not by time: batches have to be in flight on a fast machine too.
         target = before + messages * random.uniform(0.05, 0.25)
-        if not wait_until(lambda target=target: sent() >= target, 60):  # type: ignore[misc]
+        if not wait_until(partial(has_sent, target), 60):
             break
         victim = workers.pop(random.randrange(len(workers)))
         victim.kill()

@@ -12,7 +12,9 @@ import threading
 import time
 import uuid
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import psycopg
 from sqlalchemy import Connection, text
@@ -49,8 +51,8 @@ def main() -> None:
     require_programs("nginx")
     report = Report()
     with database_server() as (server, folder), counting_push_service(folder) as (origin, log):
-        trusted = {"FLASK_PUSH_TRUSTED_PUSH_SERVICES": f'["{origin}"]'}
-        site = Deployment(server.create_database("host"), folder, **trusted)
+        trusted = f'["{origin}"]'
+        site = Deployment(server.create_database("host"), folder, FLASK_PUSH_TRUSTED_PUSH_SERVICES=trusted)
         site.flask("db", "upgrade")
         url = site.environment["DATABASE_URL"]
         insert_subscriptions(url, CUSTOMERS, f"{origin}/")
@@ -104,13 +106,17 @@ def store(connection: Connection, order_id: str) -> None:
     send(Message(title=order_id), to=customer, connection=connection)
 
 
+def has_grown(path: Path, size: int) -> bool:
+    """Return whether a file is larger than it was."""
+    return path.stat().st_size > size
+
+
 def kill_in_turns(site: Deployment, server: PostgreSQL, path: Path, kills: int) -> set[str]:
     """Kill the host and PostgreSQL in turns; return the orders that the host knows to be committed."""
     with path.open("ab") as acknowledged:
         host = start_host(site, acknowledged)
         for number in range(kills):
-            before = path.stat().st_size
-            assert wait_until(lambda before=before: path.stat().st_size > before, 60)  # type: ignore[misc]
+            assert wait_until(partial(has_grown, path, path.stat().st_size), 60)
             time.sleep(random.uniform(0, 0.5))
             if number % 2:
                 server.kill()
@@ -125,10 +131,10 @@ def kill_in_turns(site: Deployment, server: PostgreSQL, path: Path, kills: int) 
     return set(path.read_text().split())
 
 
-def start_host(site: Deployment, output: object) -> "subprocess.Popen[bytes]":
+def start_host(site: Deployment, output: IO[bytes]) -> "subprocess.Popen[bytes]":
     """Start the host."""
     command = [sys.executable, "-m", "tests.reliability.transaction", "--host"]
-    return subprocess.Popen(command, cwd=ROOT, env=site.environment, stdout=output)  # type: ignore[call-overload, no-any-return]
+    return subprocess.Popen(command, cwd=ROOT, env=site.environment, stdout=output)
 
 
 def check_orders(url: str, acknowledged: set[str], kills: int, report: Report) -> None:

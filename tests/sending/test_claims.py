@@ -15,6 +15,7 @@ from pushapp import EVERYONE, Message
 from pushapp.database import transaction
 from pushapp.sending import claims, recording
 from pushapp.sending.delivery import Engine
+from pushapp.sending.status import Status
 from pushapp.webpush.responses import SENT
 from tests.conftest import signed_in
 from tests.support.http import post
@@ -51,7 +52,7 @@ class TestClaim:
             with app.app_context():
                 return claims.claim(batch_id, owner) is not None
 
-        found = run_concurrently(*[lambda owner=owner: claim(owner) for owner in range(4)])  # type: ignore[misc]
+        found = run_concurrently(*[lambda owner=owner: claim(owner) for owner in range(4)])
         assert sorted(found) == [False, False, False, True]
 
     def test_is_void_when_it_is_not_renewed(self, app: Flask, message_id: int) -> None:
@@ -299,20 +300,20 @@ def test_one_silent_recipient_does_not_delay_the_recording_of_the_others(
     for response in (None, None, lambda: end.wait(10)):
         post(signed_in(app, "alice"), push_server.subscription(response))
     message_id = enqueue(app, "alice", Message(title="x", ttl=0))
-    seen = []
+    seen: list[tuple[Status, int]] = []  # the message, and the size of its batch
 
     def watch() -> None:
         deadline = time.monotonic() + 8
         while time.monotonic() < deadline and not seen:
             if status(app, message_id).sent == 2:
-                seen.append(status(app, message_id))
-                seen.append(scalar(app, "SELECT size FROM push_batches"))
+                seen.append((status(app, message_id), scalar(app, "SELECT size FROM push_batches")))
         end.set()
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     drain(app)
     watcher.join()
-    assert seen[1] == 1
-    assert seen[0].state == "sending"
+    ((found, size),) = seen
+    assert size == 1
+    assert found.state == "sending"
     assert counts(status(app, message_id)) == (2, 0, 1)

@@ -17,6 +17,9 @@ class Recipient(NamedTuple):
 
     id: int
     endpoint: str
+    keys_p256dh: str = ""
+    keys_auth: str = ""
+    vapid_key: str | None = None
 
 
 class Batch:

@@ -155,7 +155,8 @@ class TestSignals:
                 claims.claim(batch_id, each._owner) for batch_id, each in zip(batch_ids, engines, strict=True)
             ]
 
-        def work(worker: Engine, batch: claims.Batch) -> None:
+        def work(worker: Engine, batch: claims.Batch | None) -> None:
+            assert batch is not None
             report = recording.Report([(batch.recipients[0], Outcome(Result.SENT))])
             with app.app_context():
                 worker._in_transaction(recording.record, batch, report)

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -120,9 +119,8 @@ class TestSpeed:
 
 class TestLog:
     @pytest.fixture(autouse=True)
-    def level(self, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    def level(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)
-        return
 
     def test_repeats_a_line_once_a_minute(
         self, push_service: PushService, caplog: pytest.LogCaptureFixture

@@ -81,7 +81,8 @@ def plans(app: Flask) -> Iterator[Plans]:
 
 
 def all_parts(audience: Audience, limit: int = 1_000) -> list[list[dict[str, Any]]]:
-    parts, position = [], recipients.BEGINNING
+    parts: list[list[dict[str, Any]]] = []
+    position: recipients.Position | None = recipients.BEGINNING
     with transaction() as connection:
         while position is not None and len(parts) < limit:
             part = recipients.next_part(connection, audience, NOW, position)

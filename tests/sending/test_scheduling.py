@@ -98,7 +98,7 @@ class TestLater:
         at = in_an_hour().astimezone(timezone(timedelta(hours=2))).replace(microsecond=0)
         body = {"to": {"everyone": True}, "notification": {"title": "x"}, "send_at": at.isoformat()}
         message_id = post(service, body, "/push/messages").json["id"]
-        found = service.get(f"/push/messages/{message_id}").json
+        found = service.get(f"/push/messages/{message_id}").get_json()
         assert found["state"] == "scheduled"
         assert datetime.fromisoformat(found["send_at"]) == at
         assert abs(datetime.fromisoformat(found["created_at"]) - datetime.now(UTC)) < timedelta(minutes=1)
@@ -117,7 +117,7 @@ class TestCancel:
         subscribed(app, push_server)
         message_id = enqueue(app, to, at=in_an_hour())
         first = service.delete(f"/push/messages/{message_id}")
-        assert (first.status_code, first.json["state"]) == (200, "cancelled")
+        assert (first.status_code, first.get_json()["state"]) == (200, "cancelled")
         again = service.delete(f"/push/messages/{message_id}")
         assert (again.status_code, again.json) == (200, first.json)
         assert service.get(f"/push/messages/{message_id}").json == first.json
@@ -133,7 +133,7 @@ class TestCancel:
         for _ in range(3):
             subscribed(app, push_server)
         message_id = enqueue(app, to)
-        found = service.delete(f"/push/messages/{message_id}").json
+        found = service.delete(f"/push/messages/{message_id}").get_json()
         assert (found["state"], found["recipients"], found["cancelled"]) == ("cancelled", 3, 3)
         drain(app)
         assert push_server.requests == 0
@@ -146,7 +146,7 @@ class TestCancel:
         message_id = enqueue(app, "alice")
         drain(app)
         response = service.delete(f"/push/messages/{message_id}")
-        assert (response.status_code, response.json["code"]) == (409, 409)
+        assert (response.status_code, response.get_json()["code"]) == (409, 409)
         assert status(app, message_id).state == "done"
 
     def test_in_python_and_in_the_shell(self, app: Flask) -> None:

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,10 @@ def test_a_job_of_a_worker_with_a_recent_heartbeat_is_not_retried(
     assert push_server.requests == 0
 
 
+def has_received(push_server: PushServer, number: int) -> bool:
+    return len(push_server.pushes) >= number
+
+
 @pytest.mark.slow
 def test_batches_in_flight_of_a_killed_worker_are_retried(site: Site, push_server: PushServer) -> None:
     bodies = site.subscribe(1_000)
@@ -237,7 +242,7 @@ def test_batches_in_flight_of_a_killed_worker_are_retried(site: Site, push_serve
     for _ in range(2):
         expected = len(push_server.pushes) + 100
         with site.worker("--concurrency", "16") as worker:
-            wait_until(lambda expected=expected: len(push_server.pushes) >= expected, 60)
+            wait_until(partial(has_received, push_server, expected), 60)
             worker.kill()
     push_server.before_response = lambda: None
     with site.worker() as worker:

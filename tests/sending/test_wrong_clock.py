@@ -22,7 +22,7 @@ def wrong_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
     class WrongClock(clock.datetime):
         @classmethod
-        def now(cls, tz: clock.tzinfo | None = None) -> clock.datetime:  # type: ignore[override]
+        def now(cls, tz: clock.tzinfo | None = None) -> clock.datetime:  # type: ignore[override]  # not Self
             return clock.datetime.now(tz) + clock.timedelta(days=request.param)
 
     for name, module in list(sys.modules.items()):

@@ -33,10 +33,10 @@ SECRET = "a deployment's secret"
 
 def block(language: str, first: str) -> str:
     """Return the pages' code block that starts with `first`, without the indentation of a list."""
-    blocks = re.findall(rf"^( *)```{language}\n(.*?)^\1```$", PAGES, re.MULTILINE | re.DOTALL)
-    blocks = [textwrap.dedent(text) for _, text in blocks]
-    (found,) = [text for text in blocks if text.startswith(first)]
-    return found
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```$", PAGES, re.MULTILINE | re.DOTALL)
+    blocks = [textwrap.dedent(text) for _, text in found]
+    (wanted,) = [text for text in blocks if text.startswith(first)]
+    return wanted
 
 
 @contextmanager

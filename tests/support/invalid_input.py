@@ -260,7 +260,7 @@ def _framing(cookie: str) -> Iterator[bytes]:
 def _headers(cookie: str) -> Iterator[bytes]:
     yield request(SUBSCRIBE, cookie, *(f"X-{n}: y" for n in range(200)), body=EMPTY_BODY)
     yield request(SUBSCRIBE, cookie, "X: " + "y" * 20_000, body=EMPTY_BODY)
-    for header in (
+    for malformed in (
         b"X\0: y",
         b"X: \0",
         b"X : y",
@@ -272,7 +272,7 @@ def _headers(cookie: str) -> Iterator[bytes]:
         b"(): y",
         b"X: a\r Y: b",
     ):
-        yield request(SUBSCRIBE, cookie, header, body=EMPTY_BODY)
+        yield request(SUBSCRIBE, cookie, malformed, body=EMPTY_BODY)
     for host in ("", "a b", "evil.example:99999", "[::1", "127.0.0.1\x00", "x" * 3_000, "127.0.0.1:x", "é"):
         yield request(SUBSCRIBE, cookie, f"Host: {host}", body=EMPTY_BODY)
     for header in ("Expect: 200-ok", "Upgrade: h2c", "X-HTTP-Method-Override: DELETE", "Content-Encoding: gzip",

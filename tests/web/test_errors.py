@@ -16,8 +16,8 @@ def test_every_error_has_the_same_fields(client: FlaskClient) -> None:
     for path in ("/", "/push/", "/push/nothing", "/push/subscriptions/x"):
         response = client.get(path)
         assert response.status_code in (404, 405)
-        assert response.json["code"] == response.status_code
-        assert set(response.json) == {"code", "status", "message"}
+        assert response.get_json()["code"] == response.status_code
+        assert set(response.get_json()) == {"code", "status", "message"}
 
 
 def test_an_exception_is_logged_and_not_shown(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
@@ -26,7 +26,7 @@ def test_an_exception_is_logged_and_not_shown(app: Flask, caplog: pytest.LogCapt
 
     app.add_url_rule("/fail", view_func=fail)
     response = app.test_client().get("/fail")
-    assert response.json["code"] == 500
+    assert response.get_json()["code"] == 500
     assert b"the cause" not in response.data
     assert "the cause" in caplog.text
 

@@ -74,7 +74,7 @@ def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def check_body(client: FlaskClient, path: str, body: Any) -> None:
     response = client.post(path, data=json.dumps(body), content_type="application/json")
     assert response.status_code in (200, 422), response.text
-    assert response.status_code == 200 or response.json["errors"]["json"]
+    assert response.status_code == 200 or response.get_json()["errors"]["json"]
 
 
 def check_bytes(client: FlaskClient, data: bytes) -> None:

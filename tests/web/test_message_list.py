@@ -101,7 +101,7 @@ def test_the_command_prints_to_whom_the_state_and_the_progress(
 ) -> None:
     alice = signed_in(sending_app, "alice")
     post(alice, push_server.subscription())
-    (stored,) = alice.get("/push/subscriptions").json["subscriptions"]
+    (stored,) = alice.get("/push/subscriptions").get_json()["subscriptions"]
     with sending_app.app_context():
         join("alice", "news")
     for to in ("alice", ["alice", "bob"], Channel("news"), Device(stored["id"]), EVERYONE, "bob"):

@@ -46,7 +46,7 @@ def test_a_message_is_sent_and_its_status_returned(
     drain(app)
     found = service.get(f"/push/messages/{response.json['id']}")
     assert found.status_code == 200
-    status = found.json
+    status = found.get_json()
     assert datetime.fromisoformat(status.pop("created_at")).utcoffset() is not None
     assert status == {
         "id": response.json["id"], "state": "done", "send_at": None, "recipients": 1, "sent": 1, "gone": 0,
@@ -96,7 +96,7 @@ def test_a_message_is_queued_before_it_is_sent(
 ) -> None:
     post(signed_in(app, "alice"), push_server.subscription())
     message_id = post(service, message(), "/push/messages").json["id"]
-    assert service.get(f"/push/messages/{message_id}").json["state"] == "queued"
+    assert service.get(f"/push/messages/{message_id}").get_json()["state"] == "queued"
 
 
 @queued_only
@@ -199,7 +199,7 @@ def test_a_token_is_required(app: Flask, alice: FlaskClient, authorization: str 
     ):
         assert response.status_code == 401
         assert response.headers["WWW-Authenticate"].lower().startswith("bearer")
-        assert response.json["code"] == 401
+        assert response.get_json()["code"] == 401
 
 
 def test_without_configured_tokens_all_are_rejected(make_app: Callable[..., Flask]) -> None:
@@ -312,7 +312,7 @@ def test_data_has_a_limited_number_of_levels(service: FlaskClient, levels: int, 
     response = service.post("/push/messages", data=data, content_type="application/json")
     assert response.status_code == status
     if levels == 101:
-        assert "data" in response.json["errors"]["json"]["notification"]
+        assert "data" in response.get_json()["errors"]["json"]["notification"]
 
 
 def test_a_ttl_over_28_days_is_accepted(service: FlaskClient) -> None:

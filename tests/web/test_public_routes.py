@@ -5,9 +5,9 @@ from flask.testing import FlaskClient
 
 def test_the_vapid_public_key_is_public(client: FlaskClient) -> None:
     response = client.get("/push/vapid-public-key")
-    assert list(response.json) == ["publicKey"]
-    assert len(response.json["publicKey"]) == 87
-    assert response.json["publicKey"].startswith("B")
+    assert list(response.get_json()) == ["publicKey"]
+    assert len(response.get_json()["publicKey"]) == 87
+    assert response.get_json()["publicKey"].startswith("B")
 
 
 def test_the_browser_modules_are_public_and_revalidated(client: FlaskClient) -> None:

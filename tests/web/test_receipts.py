@@ -10,6 +10,7 @@ from flask.testing import FlaskClient
 
 from pushapp import ConfigurationError, Message, init_app
 from pushapp.sending import outbox, receipts
+from pushapp.sending.status import status
 from tests.conftest import SECRET, signed_in
 from tests.support.http import post
 from tests.support.push_server import PushServer
@@ -46,7 +47,7 @@ def report(app: Flask, token: str, event: str = "shown", **fields: Any) -> int:
 def counted(app: Flask, message_id: int) -> tuple[int, int]:
     """Return how many devices have shown a message, and clicked it."""
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    status = app.test_client().get(f"/push/messages/{message_id}", headers=headers).json
+    status = app.test_client().get(f"/push/messages/{message_id}", headers=headers).get_json()
     return status["shown"], status["clicked"]
 
 
@@ -62,8 +63,8 @@ def test_each_event_counts_once_a_device(app: Flask, push_server: PushServer) ->
     assert report(app, second, "closed", action=None) == 204
     assert counted(app, message_id) == (2, 1)
     with app.app_context():
-        status = outbox.status(message_id)
-    assert (status.sent, status.shown, status.clicked) == (2, 2, 1)
+        found = status(message_id)
+    assert (found.sent, found.shown, found.clicked) == (2, 2, 1)
 
 
 def test_a_receipt_needs_no_session_and_its_response_is_empty(app: Flask, push_server: PushServer) -> None:

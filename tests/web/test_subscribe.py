@@ -87,7 +87,7 @@ class TestSubscribe:
     @pytest.mark.parametrize("timestamp", [0, 1, 1_600_000_000_000])
     def test_an_expiration_time_in_the_past_is_unknown(self, alice: FlaskClient, timestamp: int) -> None:
         assert post(alice, subscription(expirationTime=timestamp)).status_code == 200
-        (stored,) = alice.get("/push/subscriptions").json["subscriptions"]
+        (stored,) = alice.get("/push/subscriptions").get_json()["subscriptions"]
         assert stored["expires_at"] is None
 
     @pytest.mark.parametrize("timestamp", [4_000_000_000_001, 253_402_300_799_999])
@@ -95,7 +95,7 @@ class TestSubscribe:
         body = subscription(expirationTime=timestamp)
         for _ in range(2):
             assert post(alice, body).status_code == 200
-        (stored,) = alice.get("/push/subscriptions").json["subscriptions"]
+        (stored,) = alice.get("/push/subscriptions").get_json()["subscriptions"]
         expires_at = datetime.fromisoformat(stored["expires_at"])
         assert expires_at == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=timestamp)
 
@@ -129,9 +129,9 @@ class TestABrowserWithANewUser:
         post(alice, subscription())
         assert post(bob, body).json["count"] == 1
         assert [row.user_id for row in rows(app)] == ["alice", "bob"]
-        assert alice.get("/push/subscriptions").json["count"] == 1
+        assert alice.get("/push/subscriptions").get_json()["count"] == 1
         assert post(alice, body).json["count"] == 2
-        assert bob.get("/push/subscriptions").json["count"] == 0
+        assert bob.get("/push/subscriptions").get_json()["count"] == 0
 
     def test_is_reassigned_although_the_user_had_other_keys_for_the_endpoint(
         self, app: Flask, alice: FlaskClient, bob: FlaskClient

@@ -22,7 +22,7 @@ class TestUnsubscribe:
         body = subscription()
         post(alice, body)
         assert post(bob, {"endpoint": body["endpoint"]}, "/push/unsubscribe").json["count"] == 0
-        assert alice.get("/push/subscriptions").json["count"] == 1
+        assert alice.get("/push/subscriptions").get_json()["count"] == 1
 
     @pytest.mark.parametrize("endpoint", ["", "x", "x" * 2_048, "https://127.0.0.1/"])
     def test_an_unknown_endpoint_changes_nothing(self, alice: FlaskClient, endpoint: str) -> None:
@@ -39,7 +39,7 @@ class TestUnsubscribe:
 class TestDelete:
     def test_deletes_only_the_users_own_subscription(self, alice: FlaskClient, bob: FlaskClient) -> None:
         post(alice, subscription())
-        (stored,) = alice.get("/push/subscriptions").json["subscriptions"]
+        (stored,) = alice.get("/push/subscriptions").get_json()["subscriptions"]
         other_users = bob.delete(f"/push/subscriptions/{stored['id']}")
         unknown = bob.delete(f"/push/subscriptions/{stored['id'] + 1}")
         assert other_users.status_code == unknown.status_code == 404
@@ -60,8 +60,8 @@ def test_the_list_contains_neither_keys_nor_endpoints(alice: FlaskClient) -> Non
     body = subscription()
     post(alice, body)
     response = alice.get("/push/subscriptions")
-    assert response.json["count"] == 1
-    (stored,) = response.json["subscriptions"]
+    assert response.get_json()["count"] == 1
+    (stored,) = response.get_json()["subscriptions"]
     assert set(stored) == {"id", "label", "push_service", "created_at", "expires_at", "last_sent_at"}
     assert stored["push_service"] == "updates.push.services.mozilla.com"
     assert stored["expires_at"] is None

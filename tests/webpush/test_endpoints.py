@@ -1,6 +1,6 @@
 """Validation of endpoints and origins; no database."""
 
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 
 import pytest
 from hypothesis import given
@@ -122,7 +122,7 @@ def test_any_text_is_allowed_or_rejected_with_a_sentence(text: str) -> None:
 
 
 @given(st.ip_addresses(v=4))
-def test_an_embedded_ipv4_address_is_checked_like_the_address_itself(address: object) -> None:
-    public = is_public_address(address)  # type: ignore[arg-type]
+def test_an_embedded_ipv4_address_is_checked_like_the_address_itself(address: IPv4Address) -> None:
+    public = is_public_address(address)
     assert is_public_address(ip_address(f"::ffff:{address}")) == public
     assert is_public_address(ip_address(f"64:ff9b::{address}")) == public

@@ -56,7 +56,7 @@ def certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def raw_server() -> Iterator[Callable[[bytes], RawServer]]:
+def raw_server() -> Iterator[Callable[..., RawServer]]:
     servers: list[RawServer] = []
 
     def start(response: bytes = b"") -> RawServer:
@@ -153,7 +153,7 @@ BODIES = {
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize(("status", "result"), [(b"201 Created", "sent"), (b"410 Gone", "gone")])
 def test_the_status_counts_whatever_becomes_of_the_body(
-    raw_server: Callable[[bytes], RawServer], body: str, status: bytes, result: str
+    raw_server: Callable[..., RawServer], body: str, status: bytes, result: str
 ) -> None:
     server = raw_server(BODIES[body] % status)
     began = time.monotonic()
@@ -162,7 +162,7 @@ def test_the_status_counts_whatever_becomes_of_the_body(
     assert len(server.heads) == 1
 
 
-def test_an_informational_response_is_not_the_response(raw_server: Callable[[bytes], RawServer]) -> None:
+def test_an_informational_response_is_not_the_response(raw_server: Callable[..., RawServer]) -> None:
     early = b"HTTP/1.1 103 Early Hints\r\nRetry-After: 9\r\n\r\n"
     server = raw_server(early + b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n")
     (outcome,) = push_to([f"{server.origin}/x"], trusted=[server.origin])
@@ -170,7 +170,7 @@ def test_an_informational_response_is_not_the_response(raw_server: Callable[[byt
 
 
 def test_a_response_that_never_comes_costs_the_time_out(
-    raw_server: Callable[[bytes], RawServer], monkeypatch: pytest.MonkeyPatch
+    raw_server: Callable[..., RawServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pushapp.webpush.transport.TOTAL_TIMEOUT", 0.5)
     for response in (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 201 Created\r\nX"):
@@ -181,7 +181,7 @@ def test_a_response_that_never_comes_costs_the_time_out(
 
 
 def test_the_request_holds_what_the_protocol_asks_for_and_no_more(
-    raw_server: Callable[[bytes], RawServer],
+    raw_server: Callable[..., RawServer],
 ) -> None:
     server = raw_server(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
     target = "/a/../b/./%7E//x;y?token=a%2bb{|}<>\"'`^\\&a=../.."
@@ -195,7 +195,7 @@ def test_the_request_holds_what_the_protocol_asks_for_and_no_more(
 
 
 def test_no_redirects_cookies_netrc_or_proxies_of_the_environment(
-    raw_server: Callable[[bytes], RawServer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    raw_server: Callable[..., RawServer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     proxy = Proxy()
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
@@ -261,7 +261,7 @@ def descriptors() -> int:
 
 
 def test_a_cancelled_push_leaves_nothing_behind(
-    push_server: PushServer, raw_server: Callable[[bytes], RawServer]
+    push_server: PushServer, raw_server: Callable[..., RawServer]
 ) -> None:
     silent = raw_server()
 
@@ -281,7 +281,7 @@ def test_a_cancelled_push_leaves_nothing_behind(
     assert descriptors() <= before + 5  # the server's ends may still be open
 
 
-def test_closing_the_client_ends_messages_in_flight(raw_server: Callable[[bytes], RawServer]) -> None:
+def test_closing_the_client_ends_messages_in_flight(raw_server: Callable[..., RawServer]) -> None:
     silent = raw_server()
 
     async def run() -> None:
@@ -325,7 +325,7 @@ def test_more_push_services_than_file_descriptors_are_served(
 
 
 def test_a_thousand_waiting_messages_time_out_together(
-    raw_server: Callable[[bytes], RawServer], monkeypatch: pytest.MonkeyPatch
+    raw_server: Callable[..., RawServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pushapp.webpush.transport.TOTAL_TIMEOUT", 1)
     silent = raw_server()
