@@ -21,7 +21,9 @@ BODY_TIMEOUT = 1  # seconds after the headers of a response
 MAX_BODY_BYTES = 64 * 1024  # of a response; libcurl bounds the headers at 300 KB
 UPLOAD_BUFFER_BYTES = 16 * 1024  # of each handle; the least that libcurl allows
 MAX_CONNECTIONS = 1024
-MAX_CONNECTIONS_PER_ORIGIN = 64
+# As many as there are messages in flight: libcurl has one queue for all that wait for a connection, in which
+# those to one slow origin would be ahead of the others.
+MAX_CONNECTIONS_PER_ORIGIN = 512
 MAX_IDLE_TIME = 60  # seconds that a connection may be unused before it is closed
 MAX_CONNECTION_AGE = 60 * 60  # seconds
 OTHER_DESCRIPTORS = 128  # for the database, files and pipes

@@ -299,6 +299,25 @@ def test_closing_the_client_ends_messages_in_flight(raw_server: Callable[..., Ra
     assert time.monotonic() - began < 5
 
 
+def test_messages_in_flight_to_one_push_service_delay_no_other(push_server: PushServer) -> None:
+    slow = PushServer()
+    slow.before_response = lambda: time.sleep(3)
+
+    async def run() -> float:
+        async with client(slow.origin, push_server.origin) as delivery:
+            others = [subscription(f"{slow.origin}/{number}") for number in range(256)]
+            waiting = asyncio.create_task(push(delivery, others))
+            await asyncio.sleep(0.5)
+            began = time.monotonic()
+            await push(delivery, [subscription(f"{push_server.origin}/{number}") for number in range(200)])
+            seconds = time.monotonic() - began
+            assert set(results(await waiting)) == {"sent"}
+            return seconds
+
+    assert asyncio.run(run()) < 2
+    slow.close()
+
+
 def test_idle_connections_make_place_for_others(push_server: PushServer) -> None:
     origins = [f"http://push{number}.example.net:{push_server.server_port}" for number in range(40)]
     outcomes = push_to([f"{origin}/x" for origin in origins], trusted=origins, rounds=2, max_connections=4)
