@@ -61,6 +61,10 @@ class Batch:
             return self.retry_until
         return self.starts_at + TTL_GRACE
 
+    def remaining_time(self) -> float:
+        """Return the seconds until it is too late to begin."""
+        return (self.begin_until - self.now()).total_seconds()
+
     def now(self) -> datetime:
         """Return the database's time, without asking it."""
         return self.claimed_at + timedelta(seconds=time.monotonic() - self._loaded_at)

@@ -191,6 +191,8 @@ class Scheduler:
     def _next_push_service(self, is_direct: bool) -> PushService | None:
         # Of the share with the fewest messages in flight; within the slow ones' share they take turns.
         fast, slow = self._fast[is_direct], self._slow[is_direct]
+        if not fast and not slow:
+            return None
         compared = islice(fast, COMPARED_SHARES)
         found = min(compared, key=lambda push_service: push_service.in_flight, default=None)
         fewest = found.in_flight if found else self._limit

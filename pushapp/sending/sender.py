@@ -4,7 +4,6 @@ import asyncio
 import random
 import time
 from dataclasses import replace
-from datetime import timedelta
 
 from ..webpush.client import Client
 from ..webpush.receipts import Tokens, add_receipt
@@ -36,7 +35,8 @@ class BatchSender:
         self._pushes: dict[int, Push] = {}  # by recipient: those that wait or are in flight
         self._report = Report(missing=batch.size - len(batch.recipients))
         self._wake = asyncio.Event()
-        self._claimed_until = 0.0  # on the monotonic clock
+        self._claimed_until = 0.0  # on the monotonic clock, as is the next
+        self._begin_until = time.monotonic() + batch.remaining_time()
         self._is_cancelled = batch.is_cancelled
         self._is_stopped = False
         self._is_finished = False
@@ -105,10 +105,11 @@ class BatchSender:
 
     def begin(self, push: Push) -> bool:
         """Return whether a message is to be sent now."""
-        if self.batch.now() >= self.batch.begin_until:
+        now = time.monotonic()
+        if now >= self._begin_until:
             del self._pushes[push.recipient.id]
             self._report.outcomes.append((push.recipient, TOO_LATE if self.batch.attempts else EXPIRED))
-        elif self._is_stopped or time.monotonic() >= self._claimed_until:
+        elif self._is_stopped or now >= self._claimed_until:
             del self._pushes[push.recipient.id]
             self._report.postponed.append((push.recipient, 0.0))
         else:
@@ -173,9 +174,7 @@ class BatchSender:
 
     def _delay(self, at_least: float = 0.0) -> float:
         # The longer a message has waited for its push service, the more rarely it is tried.
-        now = self.batch.now()
-        age = (now - self.batch.starts_at).total_seconds()
+        age = (self.batch.now() - self.batch.starts_at).total_seconds()
         jitter = random.uniform(0.75, 1.25)  # noqa: S311  # not a secret
         delay = max(at_least, min(max(age / 2, MIN_DELAY) * jitter, MAX_DELAY))
-        remaining = (self.batch.begin_until - now) / timedelta(seconds=1)
-        return max(1.0, min(delay, remaining / 2))
+        return max(1.0, min(delay, (self._begin_until - time.monotonic()) / 2))
