@@ -265,7 +265,7 @@ def _connect_with_timeouts(
     _dialect: Dialect, _record: ConnectionPoolEntry, arguments: Sequence[Any], parameters: dict[str, Any]
 ) -> DBAPIConnection:
     # Autocommit from the start: listeners of a host for all engines may execute statements now.
-    return _TimedConnection.connect(*arguments, autocommit=True, **parameters)  # type: ignore[return-value]
+    return _TimedConnection.connect(*arguments, autocommit=True, **parameters)  # type: ignore[return-value]  # a protocol of SQLAlchemy
 
 
 def _ping(connection: DBAPIConnection, _record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:

@@ -142,7 +142,7 @@ class PushSubscription(db.Model):  # type: ignore[misc,name-defined]  # created 
     )
 
 
-class PushFailure(db.Model):  # type: ignore[misc,name-defined]
+class PushFailure(db.Model):  # type: ignore[misc,name-defined]  # as above
     """Consecutive failures of a subscription, and when they began."""
 
     __tablename__ = "push_failures"
@@ -152,7 +152,7 @@ class PushFailure(db.Model):  # type: ignore[misc,name-defined]
     since: Mapped[datetime] = mapped_column(UTCDateTime)
 
 
-class PushChannelMember(db.Model):  # type: ignore[misc,name-defined]
+class PushChannelMember(db.Model):  # type: ignore[misc,name-defined]  # as above
     """A user that has joined a channel."""
 
     __tablename__ = "push_channel_members"
@@ -161,7 +161,7 @@ class PushChannelMember(db.Model):  # type: ignore[misc,name-defined]
     user_id: Mapped[str] = mapped_column(String(MAX_USER_ID_LENGTH), primary_key=True, index=True)
 
 
-class PushMessage(db.Model):  # type: ignore[misc,name-defined]
+class PushMessage(db.Model):  # type: ignore[misc,name-defined]  # as above
     """A message and its audience."""
 
     __tablename__ = "push_messages"
@@ -194,7 +194,7 @@ class PushMessage(db.Model):  # type: ignore[misc,name-defined]
     )
 
 
-class PushBatch(db.Model):  # type: ignore[misc,name-defined]
+class PushBatch(db.Model):  # type: ignore[misc,name-defined]  # as above
     """Recipients whose outcomes are not recorded yet; deleted when they are."""
 
     __tablename__ = "push_batches"
@@ -225,7 +225,7 @@ class PushBatch(db.Model):  # type: ignore[misc,name-defined]
     )
 
 
-class PushOutcome(db.Model):  # type: ignore[misc,name-defined]
+class PushOutcome(db.Model):  # type: ignore[misc,name-defined]  # as above
     """Outcome counts of a message by push service."""
 
     __tablename__ = "push_outcomes"
@@ -238,7 +238,7 @@ class PushOutcome(db.Model):  # type: ignore[misc,name-defined]
     count: Mapped[int] = mapped_column(BigInteger)
 
 
-class PushDailyCount(db.Model):  # type: ignore[misc,name-defined]
+class PushDailyCount(db.Model):  # type: ignore[misc,name-defined]  # as above
     """How many subscriptions a push service had on a day; few rows, whatever hosts endpoints name."""
 
     __tablename__ = "push_daily_counts"
@@ -248,7 +248,7 @@ class PushDailyCount(db.Model):  # type: ignore[misc,name-defined]
     subscriptions: Mapped[int] = mapped_column(BigInteger)
 
 
-class PushReceipt(db.Model):  # type: ignore[misc,name-defined]
+class PushReceipt(db.Model):  # type: ignore[misc,name-defined]  # as above
     """What a browser reported of a message."""
 
     __tablename__ = "push_receipts"
@@ -261,7 +261,7 @@ class PushReceipt(db.Model):  # type: ignore[misc,name-defined]
     event: Mapped[str] = mapped_column(String(8), primary_key=True)
 
 
-class PushReceiptCount(db.Model):  # type: ignore[misc,name-defined]
+class PushReceiptCount(db.Model):  # type: ignore[misc,name-defined]  # as above
     """How many devices reported an event of a message: the sum of the shards."""
 
     __tablename__ = "push_receipt_counts"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def push_sent(app: "Flask") -> "Iterator[list[tuple[Message, Any]]]":
     """Capture what the test sends, with the application of your fixture `app`: a list of `(message, to)`."""
-    from .testing import captured  # noqa: PLC0415
+    from .testing import captured  # noqa: PLC0415  # suites without this fixture do not need it
 
     with captured(app) as sent:
         yield sent

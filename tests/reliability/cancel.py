@@ -21,9 +21,9 @@ from tests.reliability.common import (
     Report,
     counting_push_service,
     database_server,
-    insert_subscriptions,
     require_programs,
     scalar,
+    sending_site,
     start_worker,
     wait_until,
 )
@@ -41,13 +41,8 @@ def main() -> None:
     require_programs("nginx")
     report = Report()
     with database_server() as (server, folder), counting_push_service(folder) as (origin, log):
-        trusted = f'["{origin}"]'
-        site = Deployment(
-            server.create_database("cancelling"), folder, FLASK_PUSH_TRUSTED_PUSH_SERVICES=trusted
-        )
-        site.flask("db", "upgrade")
+        site = sending_site(server, folder, origin, options.messages)
         url = site.environment["DATABASE_URL"]
-        insert_subscriptions(url, options.messages, f"{origin}/")
         key = site.environment["FLASK_PUSH_VAPID_PRIVATE_KEY"]
         config = {"SQLALCHEMY_DATABASE_URI": url, "SECRET_KEY": SECRET, "PUSH_VAPID_PRIVATE_KEY": key}
         app = create_app(config, instance_path=str(folder))

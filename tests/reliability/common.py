@@ -193,6 +193,15 @@ def counting_push_service(folder: Path) -> Iterator[tuple[str, Path]]:
         nginx.wait()
 
 
+def sending_site(server: PostgreSQL, folder: Path, origin: str, recipients: int) -> Deployment:
+    """Return a site on a new database, with subscriptions at a push service that it trusts."""
+    trusted = json.dumps([origin])
+    site = Deployment(server.create_database("sending"), folder, FLASK_PUSH_TRUSTED_PUSH_SERVICES=trusted)
+    site.flask("db", "upgrade")
+    insert_subscriptions(site.environment["DATABASE_URL"], recipients, f"{origin}/")
+    return site
+
+
 def start_worker(site: Deployment, *arguments: str) -> "subprocess.Popen[str]":
     """Start a `flask push worker`, its log discarded."""
     return subprocess.Popen(

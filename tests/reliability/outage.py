@@ -21,9 +21,9 @@ from tests.reliability.common import (
     Report,
     counting_push_service,
     database_server,
-    insert_subscriptions,
     require_programs,
     scalar,
+    sending_site,
     slowest,
     start_worker,
     wait_until,
@@ -49,12 +49,7 @@ def main() -> None:
             asyncio.run(kill_database(site, server, gunicorn.pid, options.kills, report))
             asyncio.run(kill_gunicorn_workers(site, gunicorn.pid, options.kills, report))
         with counting_push_service(folder) as (origin, log):
-            trusted = f'["{origin}"]'
-            site = Deployment(
-                server.create_database("sending"), folder, FLASK_PUSH_TRUSTED_PUSH_SERVICES=trusted
-            )
-            site.flask("db", "upgrade")
-            insert_subscriptions(site.environment["DATABASE_URL"], options.messages, f"{origin}/")
+            site = sending_site(server, folder, origin, options.messages)
             kills = kill_push_workers(site, options.messages)
             reached = Counter(log.read_text().splitlines())
         check_sending(site, options.messages, kills, reached, report)

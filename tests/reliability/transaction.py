@@ -26,9 +26,9 @@ from tests.reliability.common import (
     Report,
     counting_push_service,
     database_server,
-    insert_subscriptions,
     require_programs,
     scalar,
+    sending_site,
     start_worker,
     wait_until,
 )
@@ -51,11 +51,8 @@ def main() -> None:
     require_programs("nginx")
     report = Report()
     with database_server() as (server, folder), counting_push_service(folder) as (origin, log):
-        trusted = f'["{origin}"]'
-        site = Deployment(server.create_database("host"), folder, FLASK_PUSH_TRUSTED_PUSH_SERVICES=trusted)
-        site.flask("db", "upgrade")
+        site = sending_site(server, folder, origin, CUSTOMERS)
         url = site.environment["DATABASE_URL"]
-        insert_subscriptions(url, CUSTOMERS, f"{origin}/")
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("CREATE TABLE orders (id text PRIMARY KEY, customer text NOT NULL)")
         acknowledged = kill_in_turns(site, server, folder / "acknowledged", options.kills)
