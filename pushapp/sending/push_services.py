@@ -80,7 +80,7 @@ class PushService:
             self._throttled.add(recipient_id)
             if len(self._throttled) >= THROTTLED_SUBSCRIPTIONS:
                 self._throttled.clear()
-                self.breaker.record_failure(outcome.retry_after or 0.0, weight=FAILURE_THRESHOLD)
+                self.breaker.record_failure(outcome.retry_after, weight=FAILURE_THRESHOLD)
         elif outcome.result is not Result.RETRY and outcome.status:
             self._throttled.clear()
             self.breaker.record_success()

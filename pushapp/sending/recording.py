@@ -148,7 +148,7 @@ def _plan_retries(
     jitter = random.uniform(0.5, 1.5)  # noqa: S311  # not a secret
     backoff = min(INITIAL_BACKOFF * 2**batch.attempts, MAX_BACKOFF) * jitter
     for recipient, outcome in report.outcomes:
-        due_at = now + timedelta(seconds=max(backoff, outcome.retry_after or 0))
+        due_at = now + timedelta(seconds=max(backoff, outcome.retry_after))
         if outcome.result is not Result.RETRY:
             results.append((recipient, outcome.result.value))
         elif is_cancelled or due_at >= batch.retry_until:

@@ -1,10 +1,8 @@
 """Delivery outcomes: what a push service's response means (RFC 8030)."""
 
 import re
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from enum import Enum, StrEnum, auto
+from typing import NamedTuple
 
 MAX_RETRY_AFTER = 60 * 60  # seconds
 MAX_REASON_LENGTH = 200  # characters
@@ -45,17 +43,16 @@ class Counted(Enum):
     PUSH_SERVICE = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The outcome of one delivery attempt.
 
-    `retry_after` is the Retry-After header in seconds, an hour at most. `status` is 0 without a response.
-    `reason` is the beginning of the response's body, or the error of the connection: one line for the log,
-    without endpoints and tokens.
+    `retry_after` is the Retry-After header in seconds, an hour at most, and 0 without one. `status` is 0
+    without a response. `reason` is the beginning of the response's body, or the error of the connection: one
+    line for the log, without endpoints and tokens.
     """
 
     result: Result
-    retry_after: float | None = None
+    retry_after: float = 0.0
     counts_against: Counted = Counted.NOTHING
     status: int = 0
     reason: str = ""
@@ -81,19 +78,18 @@ def no_response(reason: str = "") -> Outcome:
     return Outcome(Result.RETRY, counts_against=Counted.PUSH_SERVICE, reason=reason)
 
 
-def classify_response(
-    status: int, retry_after: str | None = None, body: bytes = b"", *, host: str = ""
-) -> Outcome:
+def classify_response(status: int, retry_after: float = 0.0, body: bytes = b"", *, host: str = "") -> Outcome:
     """Return the outcome that a push service's response means (RFC 8030, sections 5 and 7).
 
-    `retry_after` is the header, `host` the name of the push service in lower case.
+    `retry_after` is the Retry-After header in seconds, 0 without one; `host` is the name of the push service
+    in lower case.
     """
     if 200 <= status < 300:
         return Outcome(Result.SENT, status=status)
     if status in (404, 410):
         return Outcome(Result.GONE, status=status)
     result, counted = _meaning(status, body, host)
-    seconds = parse_retry_after(retry_after) if result is Result.RETRY else None
+    seconds = min(retry_after, MAX_RETRY_AFTER) if result is Result.RETRY else 0.0
     return Outcome(result, seconds, counted, status, summarize(body))
 
 
@@ -107,21 +103,6 @@ def _meaning(status: int, body: bytes, host: str) -> tuple[Result, Counted]:
     if status in (401, 403) and not _INVALID_SUBSCRIPTION.search(body):
         return Result.FAILED, Counted.NOTHING
     return Result.FAILED, Counted.SUBSCRIPTION
-
-
-def parse_retry_after(text: str | None) -> float | None:
-    """Return a Retry-After header in seconds, from 0 to an hour; None if it is absent or invalid."""
-    if text is None:
-        return None
-    if re.fullmatch(r"[0-9]{1,9}", text.strip(), re.ASCII):
-        seconds = float(text)
-    else:
-        try:
-            date = parsedate_to_datetime(text)
-        except (ValueError, TypeError, IndexError, OverflowError):
-            return None
-        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
 
 
 def summarize(body: bytes) -> str:

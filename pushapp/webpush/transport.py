@@ -17,7 +17,7 @@ from .resolver import MAX_LOOKUPS, Resolve, Resolver, look_up
 
 CONNECT_TIMEOUT = 5  # seconds, name look-up and TLS included
 TOTAL_TIMEOUT = 10  # seconds, for one request
-BODY_TIMEOUT = 1  # seconds after the headers of a response
+BODY_TIMEOUT = 1  # seconds after the headers of a response, twice that at most
 MAX_BODY_BYTES = 64 * 1024  # of a response; libcurl bounds the headers at 300 KB
 UPLOAD_BUFFER_BYTES = 16 * 1024  # of each handle; the least that libcurl allows
 MAX_CONNECTIONS = 1024
@@ -39,7 +39,7 @@ class Response(NamedTuple):
     """A response, or the error that came instead of one (with status 0)."""
 
     status: int
-    retry_after: str | None = None
+    retry_after: float = 0.0  # seconds; 0 without the header
     body: bytes = b""  # or the beginning of it
     error: str = ""
 
@@ -54,6 +54,7 @@ class Transport:
         self._resolver = Resolver(resolve)
         self._max_connections = max_connections
         self._idle: list[_Exchange] = []
+        self._in_flight: set[_Exchange] = set()
 
     async def __aenter__(self) -> Self:
         reserved = MAX_LOOKUPS + OTHER_DESCRIPTORS
@@ -65,9 +66,11 @@ class Transport:
         self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, MAX_CONNECTIONS_PER_ORIGIN)
         self._multi.setopt(pycurl.M_MAX_TOTAL_CONNECTIONS, connections)
         self._multi.setopt(pycurl.M_MAXCONNECTS, connections)
+        self._cutter = asyncio.create_task(self._cut_bodies())
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
+        self._cutter.cancel()
         await self._multi.aclose()
         for exchange in self._idle:
             exchange.curl.close()
@@ -88,15 +91,17 @@ class Transport:
         exchange = self._idle.pop() if self._idle else _Exchange(self._proxy, self._authorities)
         only_public = only_public and not self._proxy
         exchange.prepare(url, origin, headers, body, addresses=addresses, only_public=only_public)
-        error = ""
+        self._in_flight.add(exchange)
         try:
             await exchange.run(self._multi)
+            response = exchange.response()
         except pycurl.error as failure:
-            error = str(failure.args[-1])
+            response = exchange.response(str(failure.args[-1]))
         except BaseException:  # cancellation, or the transport was closed
             exchange.curl.close()
             raise
-        response = exchange.response(error)
+        finally:
+            self._in_flight.discard(exchange)
         self._idle.append(exchange)
         return response
 
@@ -123,6 +128,12 @@ class Transport:
         finally:
             exchange.curl.close()
 
+    async def _cut_bodies(self) -> None:
+        while True:
+            await asyncio.sleep(BODY_TIMEOUT)
+            for exchange in list(self._in_flight):
+                exchange.cut_body()
+
     async def _addresses(self, origin: Origin) -> Sequence[str] | None:
         if self._proxy:
             return None
@@ -136,6 +147,7 @@ class _Exchange:
         self.curl = pycurl.Curl()
         self._only_public = True
         self._headers: Sequence[str] = ()
+        self._head: list[bytes] = []  # lines of the response
         self.refused = ""  # why no socket was opened
         for option, value in {
             pycurl.POST: 1,
@@ -155,7 +167,7 @@ class _Exchange:
             pycurl.NOSIGNAL: 1,
             pycurl.UPLOAD_BUFFERSIZE: UPLOAD_BUFFER_BYTES,
             pycurl.OPENSOCKETFUNCTION: self._open_socket,
-            pycurl.HEADERFUNCTION: self._on_header,
+            pycurl.HEADERFUNCTION: self._head.append,
             pycurl.WRITEFUNCTION: self._on_body,
         }.items():
             self.curl.setopt(option, value)
@@ -173,15 +185,13 @@ class _Exchange:
         """Set what differs between requests."""
         self._only_public = only_public
         self.refused = ""
-        self._status = 0
-        self._has_headers = False
-        self._retry_after: str | None = None
+        self._head.clear()
         self._body = bytearray()
-        self._timer: asyncio.TimerHandle | None = None
+        self._lacks_body = False  # although its headers are complete
         self.curl.setopt(pycurl.URL, url)
         # Wait for a connection that may turn out to be HTTP/2, instead of opening one more.
         self.curl.setopt(pycurl.PIPEWAIT, origin.scheme == "https")
-        if headers != self._headers:  # else libcurl still has them
+        if headers is not self._headers:  # else libcurl still has them
             self.curl.setopt(pycurl.HTTPHEADER, headers)
             self._headers = headers
         self.curl.setopt(pycurl.POSTFIELDS, body)
@@ -191,17 +201,29 @@ class _Exchange:
     async def run(self, multi: pycurl.AsyncCurlMulti) -> None:
         """Send the request, and receive the response or the beginning of it."""
         self._done = multi.add_handle(self.curl)
-        try:
-            await self._done
-        finally:
-            if self._timer:
-                self._timer.cancel()
+        await self._done
 
-    def response(self, error: str) -> Response:
+    def response(self, error: str = "") -> Response:
         """Return the response that was received. Its status counts, whatever became of the body."""
-        if self._has_headers:
-            return Response(self._status, self._retry_after, bytes(self._body))
-        return Response(0, error=self.refused or error)
+        status = self._status()
+        if not status:
+            return Response(0, error=self.refused or error)
+        return Response(status, self.curl.getinfo(pycurl.RETRY_AFTER), bytes(self._body))
+
+    def cut_body(self) -> None:
+        """End the response if its headers were complete at the last call already."""
+        if self._lacks_body and not self._done.done():
+            self._done.set_result(self.curl)  # which removes the handle
+        self._lacks_body = self._status() > 0
+
+    def _status(self) -> int:
+        """Return the status of the response; 0 before its headers are complete."""
+        # Informational responses have a status line and an empty line too.
+        if not self._head or self._head[-1].strip():
+            return 0
+        line = next(line for line in reversed(self._head) if line.startswith(b"HTTP/"))
+        status = int(line.split(None, 2)[1])  # which libcurl reads less strictly
+        return status if status >= 200 else 0
 
     def _open_socket(self, _purpose: int, address: Any) -> socket.socket | int:
         host: str = address.addr[0]
@@ -210,24 +232,9 @@ class _Exchange:
             return SOCKET_BAD
         return _Socket(address.family, address.socktype, address.protocol)
 
-    def _on_header(self, line: bytes) -> None:
-        if self._has_headers:
-            return  # a trailer
-        if line.startswith(b"HTTP/"):  # also each informational response has a status line
-            self._status = int(line.split(None, 2)[1])
-        elif line[:12].lower() == b"retry-after:":
-            self._retry_after = line[12:].decode("latin-1").strip()
-        elif not line.strip() and self._status >= 200:
-            self._has_headers = True
-            self._timer = self._done.get_loop().call_later(BODY_TIMEOUT, self._end)
-
     def _on_body(self, data: bytes) -> int | None:
         self._body += data[: MAX_BODY_BYTES - len(self._body)]
         return None if len(self._body) < MAX_BODY_BYTES else -1  # -1 ends the transfer
-
-    def _end(self) -> None:
-        if not self._done.done():
-            self._done.set_result(self.curl)  # which removes the handle
 
 
 class _Socket(socket.socket):

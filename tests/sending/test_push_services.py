@@ -10,7 +10,7 @@ from pushapp.sending.push_services import PushService, PushServices
 from pushapp.webpush.responses import Outcome, classify_response, no_response
 
 ORIGIN = "https://push.example.net"
-THROTTLED = classify_response(429, "120")
+THROTTLED = classify_response(429, 120)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def retry_after(push_service: PushService) -> float | None:
         return error.retry_after
 
 
-@pytest.mark.parametrize("outcome", [classify_response(503, "120"), no_response("refused")])
+@pytest.mark.parametrize("outcome", [classify_response(503, 120), no_response("refused")])
 def test_ten_failures_in_a_row_open_the_circuit_for_ten_seconds(
     push_service: PushService, outcome: Outcome
 ) -> None:

@@ -8,6 +8,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +169,43 @@ def test_an_informational_response_is_not_the_response(raw_server: Callable[...,
     server = raw_server(early + b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n")
     (outcome,) = push_to([f"{server.origin}/x"], trusted=[server.origin])
     assert (outcome.status, outcome.retry_after) == (503, 7)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (b"0", 0),
+        (b" 7 ", 7),
+        (b"999999999", 3_600),
+        (b"Thu, 01 Jan 1970 00:00:00 GMT", 0),
+        (b"Fri, 31 Dec 2100 23:59:59 GMT", 3_600),
+        (b"", 0),
+        (b"soon", 0),
+        (b"-1", 0),
+        (b"9" * 500, 0),
+        (b"Fri, 99 Foo 2026", 0),
+        (b"\xd9\xa1", 0),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(
+    raw_server: Callable[..., RawServer], header: bytes, seconds: float
+) -> None:
+    server = raw_server(b"HTTP/1.1 503 Busy\r\nretry-after:%s\r\nContent-Length: 0\r\n\r\n" % header)
+    (outcome,) = push_to([f"{server.origin}/x"], trusted=[server.origin])
+    assert (outcome.status, outcome.retry_after) == (503, seconds)
+
+
+def test_retry_after_is_a_date_soon(push_server: PushServer) -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
+    push_server.responses["/x"] = 503, {"Retry-After": date}, b""
+    (outcome,) = push_to([f"{push_server.origin}/x"], trusted=[push_server.origin])
+    assert 90 < outcome.retry_after <= 100
+
+
+def test_a_delay_is_of_one_response_only(push_server: PushServer) -> None:
+    push_server.transient_responses["/x"] = [(503, {"Retry-After": "7"}, b""), (503, {}, b"")]
+    outcomes = push_to([f"{push_server.origin}/x"], trusted=[push_server.origin], rounds=2)
+    assert [outcome.retry_after for outcome in outcomes] == [7, 0]
 
 
 def test_a_response_that_never_comes_costs_the_time_out(
