@@ -1,7 +1,8 @@
 """Push messages to push services: encrypt one and post it (RFC 8030, section 5)."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 from typing import Protocol, Self
 
 from .encryption import encrypt
@@ -11,14 +12,7 @@ from .resolver import Resolve, look_up
 from .responses import WINDOWS_PUSH_SERVICE, Counted, Outcome, Result, classify_response, no_response
 from .transport import MAX_CONNECTIONS, Transport
 
-# Besides the message's own. libcurl leaves out those without a value.
-_HEADERS = (
-    "Content-Encoding: aes128gcm",
-    "Content-Type: application/octet-stream",
-    "Accept:",
-    "Expect:",
-    "User-Agent:",
-)
+MAX_HEADERS = 1_000  # cached: of each batch and push service, the same for many messages
 
 
 class Recipient(Protocol):
@@ -91,16 +85,7 @@ class Client:
             body = encrypt(payload, recipient.keys_p256dh, recipient.keys_auth)
         except ValueError as error:
             return Outcome(Result.FAILED, counts_against=Counted.SUBSCRIPTION, reason=str(error))
-        headers = [
-            f"TTL: {ttl}",
-            f"Urgency: {urgency.value}",
-            f"Authorization: {authorization}",
-            *_HEADERS,
-        ]
-        if topic is not None:
-            headers.append(f"Topic: {topic}")
-        if origin.host.endswith(WINDOWS_PUSH_SERVICE):
-            headers.append(f"X-WNS-Cache-Policy: {'cache' if ttl else 'no-cache'}")
+        headers = _headers(origin.host, authorization, ttl, urgency, topic)
         started_at = time.monotonic()
         response = await self._transport.post(
             recipient.endpoint, origin, headers, body, only_public=name not in self._trusted
@@ -115,3 +100,22 @@ class Client:
         if self._observe:
             self._observe(name, outcome, time.monotonic() - started_at)
         return outcome
+
+
+@lru_cache(MAX_HEADERS)
+def _headers(host: str, authorization: str, ttl: int, urgency: Urgency, topic: str | None) -> Sequence[str]:
+    headers = [
+        f"TTL: {ttl}",
+        f"Urgency: {urgency.value}",
+        f"Authorization: {authorization}",
+        "Content-Encoding: aes128gcm",
+        "Content-Type: application/octet-stream",
+        "Accept:",  # libcurl leaves out those without a value
+        "Expect:",
+        "User-Agent:",
+    ]
+    if topic is not None:
+        headers.append(f"Topic: {topic}")
+    if host.endswith(WINDOWS_PUSH_SERVICE):
+        headers.append(f"X-WNS-Cache-Policy: {'cache' if ttl else 'no-cache'}")
+    return headers

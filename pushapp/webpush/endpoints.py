@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 MAX_ENDPOINT_LENGTH = 2048
 
-_URL = re.compile(r"(https?)://([^/?#\\]+)(?:[/?#].*)?", re.IGNORECASE)
+_BEGINNING = re.compile(r"(https?)://([^?#\\]+)(?:[?#].*)?")  # of a URL, to its path
 _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]+)(?::([0-9]{1,5}))?")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # a last label like this makes the host an IPv4 address
@@ -39,14 +39,15 @@ def origin_of(url: str) -> Origin:
 
     Raises ValueError, with a sentence for the user, if the URL is invalid or contains user info.
     """
-    match = _URL.fullmatch(url)
-    if match is None:
-        raise ValueError("Must be an https URL.")
-    return _parse(match[1].lower(), match[2].lower())
+    return _parse("/".join(url.split("/", 3)[:3]).lower())
 
 
 @lru_cache(1024)
-def _parse(scheme: str, authority: str) -> Origin:
+def _parse(beginning: str) -> Origin:
+    match = _BEGINNING.fullmatch(beginning)
+    if match is None:
+        raise ValueError("Must be an https URL.")
+    scheme, authority = match.groups()
     if "@" in authority:
         raise ValueError("Must not contain user info.")
     parts = _AUTHORITY.fullmatch(authority)
