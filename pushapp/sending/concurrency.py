@@ -3,7 +3,8 @@
 A message is in flight until its outcome is recorded: what a killed worker had in flight may be sent twice.
 
 A push service that responds quickly has a share of its own. All that have never responded, or take more than
-a second, have one share together: however many they are, they cannot delay the others.
+a second, have one share together: however many they are, they cannot delay the others. One that needs a
+connection for each message (HTTP/1.1) gets few at once: it may be small.
 """
 
 import asyncio
@@ -190,17 +191,15 @@ class Scheduler:
 
     def _next_push_service(self, is_direct: bool) -> PushService | None:
         # Of the share with the fewest messages in flight; within the slow ones' share they take turns.
-        fast, slow = self._fast[is_direct], self._slow[is_direct]
-        if not fast and not slow:
-            return None
-        compared = islice(fast, COMPARED_SHARES)
-        found = min(compared, key=lambda push_service: push_service.in_flight, default=None)
-        fewest = found.in_flight if found else self._limit
+        found, fewest = None, self._share_limits[is_direct]
+        for push_service in islice(self._fast[is_direct], COMPARED_SHARES):
+            if push_service.in_flight < fewest and push_service.may_begin(is_direct):
+                found, fewest = push_service, push_service.in_flight
+        slow = self._slow[is_direct]
         if slow and self._slow_in_flight < fewest:
-            found, fewest = next(iter(slow)), self._slow_in_flight
-        if found is None or fewest >= self._share_limits[is_direct]:
-            return None
-        self._turns(found)[is_direct].move_to_end(found)
+            found = next((each for each in slow if each.may_begin(is_direct)), found)
+        if found:
+            self._turns(found)[is_direct].move_to_end(found)
         return found
 
     def _turns(self, push_service: PushService) -> _Turns:

@@ -37,10 +37,14 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-def create_client(app: Flask) -> Client:
+def create_client(app: Flask, max_connections: int) -> Client:
     """Return a client with an application's VAPID keys, trusted push services and proxy."""
     arguments = keys.signers().authorization, app.config["PUSH_TRUSTED_PUSH_SERVICES"]
-    options = {"proxy": app.config["PUSH_PROXY"], "observe": app.extensions.get("push_observer")}
+    options = {
+        "proxy": app.config["PUSH_PROXY"],
+        "max_connections": max_connections,
+        "observe": app.extensions.get("push_observer"),
+    }
     browsers, suppressed = fake_browsers(app), is_suppressed(app)
     if browsers or suppressed:
         return LoopbackClient(*arguments, **options, browsers=browsers, is_suppressed=suppressed)
@@ -62,7 +66,7 @@ class Engine:
         self._app = app
         self._on_recorded = on_recorded
         self._owner = secrets.randbelow(MAX_ID)
-        self._scheduler = Scheduler(concurrency, self._record_soon)
+        self._concurrency = concurrency
         self._senders: dict[int, BatchSender] = {}  # by batch
         self._claimed: set[int] = set()  # batches, also those that are being claimed
         self._deliveries: set[asyncio.Task[None]] = set()
@@ -70,10 +74,14 @@ class Engine:
 
     async def __aenter__(self) -> Self:
         with self._app.app_context():
-            self._client = create_client(self._app)
+            self._client = create_client(self._app, self._concurrency)
             self._tokens = receipts.tokens() if self._app.config["PUSH_RECEIPTS"] else None
         self._threads = ThreadPoolExecutor(DATABASE_THREADS, "database")
         await self._client.__aenter__()
+        limit = self._client.max_in_flight
+        if limit < self._concurrency:
+            logger.warning("%d messages in flight at most: `ulimit -n` allows no more connections", limit)
+        self._scheduler = Scheduler(limit, self._record_soon)
         self._background = [
             asyncio.create_task(self._check_push_services()),
             asyncio.create_task(self._renew_claims()),

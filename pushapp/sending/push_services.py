@@ -15,6 +15,7 @@ RESET_TIMEOUT = 10  # seconds
 MAX_RESET_TIMEOUT = 300  # seconds
 THROTTLED_SUBSCRIPTIONS = 3  # from so many on, the push service is throttling us, not a subscription
 SLOW_AFTER = 1  # seconds
+MAX_CONNECTIONS = (64, 96)  # to one without HTTP/2: for broadcasts, and for messages to one user
 LOG_INTERVAL = 60  # seconds between log lines of one kind about one push service
 MAX_TRACKED = 10_000  # push services; endpoints are user input
 
@@ -34,6 +35,7 @@ class PushService:
     origin: str
     breaker: CircuitBreaker = field(default_factory=_circuit_breaker)
     is_slow: bool = True  # until it responds within SLOW_AFTER
+    is_multiplexed: bool = False  # until it responds over HTTP/2
     in_flight: int = 0
     # Messages that wait for a slot: of broadcasts, and to one user
     waiting: tuple[deque[Any], deque[Any]] = field(default_factory=lambda: (deque(), deque()))
@@ -45,6 +47,10 @@ class PushService:
     def is_idle(self) -> bool:
         """Whether no message waits or is in flight."""
         return not (self.in_flight or any(self.waiting))
+
+    def may_begin(self, is_direct: bool) -> bool:
+        """Return whether a further message would find a connection."""
+        return self.is_multiplexed or self.in_flight < MAX_CONNECTIONS[is_direct]
 
     def begin(self) -> float:
         """Count a message in flight; return the time on the monotonic clock."""
@@ -60,6 +66,7 @@ class PushService:
         self.in_flight -= 1
         if outcome.status:
             self._busy_since = now
+            self.is_multiplexed = outcome.is_multiplexed
         if outcome.status or outcome.result is Result.RETRY:  # else it was not sent
             self.is_slow = not outcome.status or now - started_at > SLOW_AFTER
         self._count(started_at, now, recipient_id, outcome)

@@ -45,8 +45,7 @@ class Client:
     `authorization` returns the Authorization header for an origin and a VAPID key, or raises ValueError.
     Origins in `trusted` bypass the SSRF check. `proxy` is an http, https or socks5h URL: a proxy looks up the
     names of push services, and checks their addresses. `resolve` returns the addresses of a name and port; it
-    may block. `max_connections` is lowered to what the limit of file descriptors allows. `observe` is called
-    with the origin, outcome and duration in seconds of each push.
+    may block. `observe` is called with the origin, outcome and duration in seconds of each push.
     """
 
     def __init__(
@@ -71,6 +70,14 @@ class Client:
     async def __aexit__(self, *exception: object) -> None:
         await self._transport.__aexit__(*exception)
 
+    @property
+    def max_in_flight(self) -> int:
+        """How many pushes there may be at once, so that none waits for another's connection.
+
+        That is `max_connections`, or less where the limit of file descriptors is lower.
+        """
+        return self._transport.max_connections
+
     async def push(
         self, recipient: Recipient, payload: bytes, *, ttl: int, urgency: Urgency, topic: str | None
     ) -> Outcome:
@@ -92,7 +99,11 @@ class Client:
         )
         if response.status:
             outcome = classify_response(
-                response.status, response.retry_after, response.body, host=origin.host
+                response.status,
+                response.retry_after,
+                response.body,
+                host=origin.host,
+                is_multiplexed=response.is_multiplexed,
             )
         else:
             # A name that resolves to a private address also ends here. DNS may change, so retry.

@@ -48,7 +48,8 @@ class Outcome(NamedTuple):
 
     `retry_after` is the Retry-After header in seconds, an hour at most, and 0 without one. `status` is 0
     without a response. `reason` is the beginning of the response's body, or the error of the connection: one
-    line for the log, without endpoints and tokens.
+    line for the log, without endpoints and tokens. `is_multiplexed` says that the push service takes many
+    messages at once over one connection.
     """
 
     result: Result
@@ -56,6 +57,7 @@ class Outcome(NamedTuple):
     counts_against: Counted = Counted.NOTHING
     status: int = 0
     reason: str = ""
+    is_multiplexed: bool = False
 
     @property
     def is_throttled(self) -> bool:
@@ -78,19 +80,26 @@ def no_response(reason: str = "") -> Outcome:
     return Outcome(Result.RETRY, counts_against=Counted.PUSH_SERVICE, reason=reason)
 
 
-def classify_response(status: int, retry_after: float = 0.0, body: bytes = b"", *, host: str = "") -> Outcome:
+def classify_response(
+    status: int,
+    retry_after: float = 0.0,
+    body: bytes = b"",
+    *,
+    host: str = "",
+    is_multiplexed: bool = False,
+) -> Outcome:
     """Return the outcome that a push service's response means (RFC 8030, sections 5 and 7).
 
     `retry_after` is the Retry-After header in seconds, 0 without one; `host` is the name of the push service
-    in lower case.
+    in lower case; `is_multiplexed` says that the response came over HTTP/2.
     """
     if 200 <= status < 300:
-        return Outcome(Result.SENT, status=status)
+        return Outcome(Result.SENT, status=status, is_multiplexed=is_multiplexed)
     if status in (404, 410):
-        return Outcome(Result.GONE, status=status)
+        return Outcome(Result.GONE, status=status, is_multiplexed=is_multiplexed)
     result, counted = _meaning(status, body, host)
     seconds = min(retry_after, MAX_RETRY_AFTER) if result is Result.RETRY else 0.0
-    return Outcome(result, seconds, counted, status, summarize(body))
+    return Outcome(result, seconds, counted, status, summarize(body), is_multiplexed)
 
 
 def _meaning(status: int, body: bytes, host: str) -> tuple[Result, Counted]:

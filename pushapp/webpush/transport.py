@@ -20,10 +20,7 @@ TOTAL_TIMEOUT = 10  # seconds, for one request
 BODY_TIMEOUT = 1  # seconds after the headers of a response, twice that at most
 MAX_BODY_BYTES = 64 * 1024  # of a response; libcurl bounds the headers at 300 KB
 UPLOAD_BUFFER_BYTES = 16 * 1024  # of each handle; the least that libcurl allows
-MAX_CONNECTIONS = 1024
-# As many as there are messages in flight: libcurl has one queue for all that wait for a connection, in which
-# those to one slow origin would be ahead of the others.
-MAX_CONNECTIONS_PER_ORIGIN = 512
+MAX_CONNECTIONS = 512
 MAX_IDLE_TIME = 60  # seconds that a connection may be unused before it is closed
 MAX_CONNECTION_AGE = 60 * 60  # seconds
 OTHER_DESCRIPTORS = 128  # for the database, files and pipes
@@ -41,31 +38,35 @@ class Response(NamedTuple):
     status: int
     retry_after: float = 0.0  # seconds; 0 without the header
     body: bytes = b""  # or the beginning of it
+    is_multiplexed: bool = False  # one connection for many requests (HTTP/2)
     error: str = ""
 
 
 class Transport:
-    """Posts requests concurrently; the arguments are those of `Client`."""
+    """Posts requests concurrently; the arguments are those of `Client`.
+
+    Once it is entered, `max_connections` is what the limit of file descriptors allows. Of more requests at
+    once, some wait in libcurl's one queue, where those to a slow origin may be ahead of the others.
+    """
 
     def __init__(
         self, proxy: str | None = None, resolve: Resolve = look_up, max_connections: int = MAX_CONNECTIONS
     ):
         self._proxy = proxy
         self._resolver = Resolver(resolve)
-        self._max_connections = max_connections
+        self.max_connections = max_connections
         self._idle: list[_Exchange] = []
         self._in_flight: set[_Exchange] = set()
 
     async def __aenter__(self) -> Self:
         reserved = MAX_LOOKUPS + OTHER_DESCRIPTORS
-        available = _allow_descriptors(self._max_connections + reserved)
-        connections = min(self._max_connections, max(available - reserved, available // 2))
+        available = _allow_descriptors(self.max_connections + reserved)
+        self.max_connections = min(self.max_connections, max(available - reserved, available // 2))
         self._authorities = os.environ.get("SSL_CERT_FILE") or certifi.where()
         self._multi = pycurl.AsyncCurlMulti()
         self._multi.setopt(pycurl.M_PIPELINING, 2)  # HTTP/2 multiplexing
-        self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, MAX_CONNECTIONS_PER_ORIGIN)
-        self._multi.setopt(pycurl.M_MAX_TOTAL_CONNECTIONS, connections)
-        self._multi.setopt(pycurl.M_MAXCONNECTS, connections)
+        self._multi.setopt(pycurl.M_MAX_TOTAL_CONNECTIONS, self.max_connections)
+        self._multi.setopt(pycurl.M_MAXCONNECTS, self.max_connections)
         self._cutter = asyncio.create_task(self._cut_bodies())
         return self
 
@@ -208,7 +209,8 @@ class _Exchange:
         status = self._status()
         if not status:
             return Response(0, error=self.refused or error)
-        return Response(status, self.curl.getinfo(pycurl.RETRY_AFTER), bytes(self._body))
+        is_multiplexed = self.curl.getinfo(pycurl.INFO_HTTP_VERSION) >= pycurl.CURL_HTTP_VERSION_2_0
+        return Response(status, self.curl.getinfo(pycurl.RETRY_AFTER), bytes(self._body), is_multiplexed)
 
     def cut_body(self) -> None:
         """End the response if its headers were complete at the last call already."""
@@ -245,9 +247,11 @@ class _Socket(socket.socket):
 
 
 def _allow_descriptors(wanted: int) -> int:
-    """Raise this process's limit of file descriptors to `wanted` if possible, and return the limit."""
+    """Raise this process's limit of file descriptors, and return how many of those wanted it allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return wanted if soft == resource.RLIM_INFINITY else soft
+    if hard != resource.RLIM_INFINITY:
+        soft = hard
+    elif soft != resource.RLIM_INFINITY:
+        soft = max(soft, wanted)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else min(soft, wanted)

@@ -1,6 +1,7 @@
 """Slots are shared fairly: slow and silent push services cost only their own, however many there are."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from pushapp.sending.concurrency import Push, Scheduler
 from pushapp.webpush.responses import Outcome, classify_response, no_response
 
 ACCEPTED = classify_response(201)
+ACCEPTED_OVER_HTTP_2 = classify_response(201, is_multiplexed=True)
 
 
 class Recipient(NamedTuple):
@@ -43,7 +45,9 @@ class Batch:
         if delay == float("inf"):
             await asyncio.Event().wait()
         await asyncio.sleep(delay)
-        return ACCEPTED if delay >= 0 else no_response("refused")
+        if delay < 0:
+            return no_response("refused")
+        return ACCEPTED_OVER_HTTP_2 if "http2" in name else ACCEPTED
 
     def end(self, push: Push, outcome: Outcome) -> None:
         self.ended.append(push.push_service.origin)
@@ -167,6 +171,33 @@ def test_push_services_that_respond_share_the_slots() -> None:
         batch.add(scheduler, *[first] * 200, *[second] * 20)
         await until(lambda: batch.ended.count(second) == 20)
         assert batch.ended.count(first) < 60
+
+    run(test)
+
+
+@pytest.mark.parametrize(("is_direct", "limit"), [(False, 64), (True, 96)])
+def test_a_push_service_without_http2_gets_few_connections(is_direct: bool, limit: int) -> None:
+    async def test() -> None:
+        scheduler = Scheduler(512)
+        small, large = "https://small.example.net", "https://http2.example.net"
+        for name in (small, large):
+            await warm_up(scheduler, name)
+        batch = Batch({small: 5, large: 5}, is_direct=is_direct)
+        batch.add(scheduler, *[small] * 300, *[large] * 150)
+        await asyncio.sleep(0.1)
+        assert Counter(batch.begun) == {small: limit, large: 150}
+
+    run(test)
+
+
+def test_a_slow_push_service_without_http2_takes_the_place_of_no_other() -> None:
+    async def test() -> None:
+        scheduler = Scheduler(512)
+        small, others = "https://small.example.net", origins("new", 50)
+        batch = Batch({small: 5.0} | dict.fromkeys(others, 5))
+        batch.add(scheduler, *[small] * 300, *others)
+        await asyncio.sleep(0.1)
+        assert Counter(batch.begun) == {small: 64, **dict.fromkeys(others, 1)}
 
     run(test)
 

@@ -339,6 +339,18 @@ def test_a_worker_without_tables_says_so_once_and_waits_for_them(
 
 
 @pytest.mark.slow
+def test_few_file_descriptors_mean_few_messages_in_flight(site: Site, push_server: PushServer) -> None:
+    site.subscribe(3)
+    site.run("send", "--everyone", "--title", "x")
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -n 400 && exec "$@"', "sh", *site.command("worker", "--drain")],
+        cwd=site.folder, env=site.environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "200 messages in flight at most: `ulimit -n` allows no more connections" in done.stderr
+    assert len(push_server.pushes) == 3
+
+
 def test_sigterm_ends_a_worker_within_15_seconds_while_a_push_service_takes_7_5_seconds(
     site: Site, push_server: PushServer
 ) -> None:

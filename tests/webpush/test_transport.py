@@ -76,6 +76,7 @@ def test_many_messages_share_one_http2_connection(tmp_path: Path, certificate: P
         endpoints = [f"{service.origin}/{number}" for number in range(60)]
         outcomes = push_to(endpoints, trusted=[service.origin], rounds=2)
         assert results(outcomes) == ["sent"] * 120
+        assert all(outcome.is_multiplexed for outcome in outcomes)
         requests = service.requests()
     assert {request.protocol for request in requests} == {"HTTP/2.0"}
     assert len({request.connection for request in requests}) == 1
@@ -85,7 +86,9 @@ def test_many_messages_share_one_http2_connection(tmp_path: Path, certificate: P
 def test_http_1_1_is_spoken_where_there_is_no_http2(tmp_path: Path, certificate: Path) -> None:
     with tls_push_service(tmp_path, certificate, http2=False) as service:
         endpoints = [f"{service.origin}/{number}" for number in range(20)]
-        assert results(push_to(endpoints, trusted=[service.origin], rounds=2)) == ["sent"] * 40
+        outcomes = push_to(endpoints, trusted=[service.origin], rounds=2)
+        assert results(outcomes) == ["sent"] * 40
+        assert not any(outcome.is_multiplexed for outcome in outcomes)
         requests = service.requests()
     assert {request.protocol for request in requests} == {"HTTP/1.1"}
     assert len({request.connection for request in requests}) <= 20  # reused in the second round
@@ -373,7 +376,7 @@ print(sorted(set(found)), len(found), resource.getrlimit(resource.RLIMIT_NOFILE)
 """
 
 
-@pytest.mark.parametrize(("hard", "soft"), [(64, 64), (4096, 1408)])
+@pytest.mark.parametrize(("hard", "soft"), [(64, 64), (4096, 4096)])
 def test_more_push_services_than_file_descriptors_are_served(
     push_server: PushServer, hard: int, soft: int
 ) -> None:
