@@ -1,19 +1,23 @@
 """Statements that PostgreSQL's driver executes, without SQLAlchemy's connection and result."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from sqlalchemy import Engine
+from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import PoolProxiedConnection
 
-from .database import autocommit, circuit_breaker, deadline_after, engine
+from .database import autocommit, circuit_breaker, engine
+
+# The driver's; on SQLite SQLAlchemy's.
+DriverConnection = psycopg.Connection[Any] | Connection
 
 
 class FrequentStatement:
-    """A statement that is compiled once; on PostgreSQL the driver executes it, in autocommit mode.
+    """A statement that is compiled once; on PostgreSQL the driver executes it.
 
     For what each request does: SQLAlchemy's connection, cache and result cost more than a short query.
     `statements` has one for each dialect.
@@ -24,36 +28,38 @@ class FrequentStatement:
         dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]  # SQLAlchemy has no type
         self._sql = str(statements["postgresql"].compile(dialect=dialect))
 
-    def execute(self, parameters: Mapping[str, Any], deadline: float | None = None) -> Sequence[Any]:
-        """Execute it and return its rows; the errors are SQLAlchemy's.
+    def execute(self, connection: DriverConnection, parameters: Mapping[str, Any]) -> Sequence[Any]:
+        """Execute it on a connection of `driver_connection`, and return its rows."""
+        if isinstance(connection, psycopg.Connection):
+            return connection.execute(self._sql, parameters).fetchall()
+        return connection.execute(self._statements[connection.dialect.name], parameters).all()
 
-        Fails on PostgreSQL after `deadline`, by default QUERY_BUDGET seconds from now.
-        """
-        database_engine = engine()
-        if database_engine.dialect.name != "postgresql":
-            with autocommit() as connection:
-                result = connection.execute(self._statements[database_engine.dialect.name], parameters)
-                return result.all() if result.returns_rows else []
-        with circuit_breaker():
-            return self._execute(database_engine, parameters, deadline or deadline_after())
 
-    def _execute(
-        self, database_engine: Engine, parameters: Mapping[str, Any], deadline: float
-    ) -> Sequence[Any]:
+@contextmanager
+def driver_connection(deadline: float) -> Iterator[DriverConnection]:
+    """Yield a connection in autocommit mode for frequent statements; the errors are SQLAlchemy's.
+
+    They fail on PostgreSQL after `deadline`.
+    """
+    database_engine = engine()
+    if database_engine.dialect.name != "postgresql":
+        with autocommit() as sqlite_connection:
+            yield sqlite_connection
+        return
+    with circuit_breaker():
         pooled: PoolProxiedConnection | None = None
         connection: Any = None
         try:
             pooled = database_engine.raw_connection()
             connection = pooled.driver_connection
             connection.deadline = deadline
-            cursor = connection.execute(self._sql, parameters)
+            yield connection
             connection.deadline = None
-            return cursor.fetchall() if cursor.description else []
         except psycopg.Error as error:
             if pooled and connection.closed:
                 pooled.invalidate(error)
             raise DBAPIError.instance(
-                self._sql, None, error, psycopg.Error, hide_parameters=True, dialect=database_engine.dialect
+                None, None, error, psycopg.Error, hide_parameters=True, dialect=database_engine.dialect
             ) from error
         finally:
             if pooled:

@@ -26,7 +26,7 @@ from .changes import Changes
 from .database import autocommit, deadline_after, transaction
 from .dialects import INSERTS
 from .models import PushSubscription, hash_endpoint, hash_possession
-from .statements import FrequentStatement
+from .statements import DriverConnection, FrequentStatement, driver_connection
 
 ADVISORY_LOCK_KEY = 0x70757368  # "push"; taken by writes to several rows, which are rare
 
@@ -153,11 +153,12 @@ def save(user_id: str, subscription: Subscription) -> int:
     row = row_of(user_id, subscription)
     deadline = deadline_after()
     changes = Changes()
-    state = _read_state(row, deadline)
-    is_new = not (state.is_stored or state.is_replaced or state.is_owned_by_other)
-    if is_new and state.others < limit:
-        changes.store(row, _UPSERT.execute(row, deadline))
-        state = _read_state(row, deadline)
+    with driver_connection(deadline) as connection:
+        state = _read_state(connection, row)
+        is_new = not (state.is_stored or state.is_replaced or state.is_owned_by_other)
+        if is_new and state.others < limit:
+            changes.store(row, _UPSERT.execute(connection, row))
+            state = _read_state(connection, row)
     total = state.total
     if state.is_replaced and not state.is_owned_by_other:
         # This request was sent before the browser's renewal was stored, and arrived after it.
@@ -242,8 +243,8 @@ def row_of(user_id: str, subscription: Subscription) -> dict[str, Any]:
     }
 
 
-def _read_state(row: Mapping[str, Any], deadline: float) -> _State:
-    ((total, others, stored, replaced, owned_by_other),) = _SELECT_STATE.execute(row, deadline)
+def _read_state(connection: DriverConnection, row: Mapping[str, Any]) -> _State:
+    ((total, others, stored, replaced, owned_by_other),) = _SELECT_STATE.execute(connection, row)
     one_user = current_app.config["PUSH_BROWSER_HAS_ONE_USER"]
     return _State(total, others, stored > 0, replaced > 0, bool(owned_by_other) and one_user)
 
@@ -267,7 +268,8 @@ def _reconcile(row: Mapping[str, Any], limit: int, deadline: float, changes: Cha
             if current_app.config["PUSH_BROWSER_HAS_ONE_USER"]:
                 changes.delete(connection, DELETE_OF_OTHERS, row)
             changes.delete(connection, _DELETE_OLDEST, {**row, "limit": limit - 1})
-        state = _read_state(row, deadline)
+        with driver_connection(deadline) as committed:
+            state = _read_state(committed, row)
         # Not stored: a later request has reassigned the browser or changed its keys.
         if state.total <= limit and not (state.is_stored and state.is_owned_by_other):
             return state.total

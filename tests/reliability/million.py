@@ -258,9 +258,9 @@ def recorded_statements() -> Iterator[dict[str, Any]]:
         if is_query:
             statements.setdefault(statement, parameters[0] if isinstance(parameters, list) else parameters)
 
-    def execute(frequent: FrequentStatement, parameters: Any, deadline: float | None = None) -> Any:
+    def execute(frequent: FrequentStatement, connection: Any, parameters: Any) -> Any:
         statements.setdefault(frequent._sql, parameters)
-        return unrecorded(frequent, parameters, deadline)
+        return unrecorded(frequent, connection, parameters)
 
     unrecorded = FrequentStatement.execute
     event.listen(engine(), "before_cursor_execute", record)
