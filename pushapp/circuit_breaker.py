@@ -37,15 +37,24 @@ class CircuitBreaker:
 
         Raises CallRejectedError while the circuit is open, or half-open with a trial in flight.
         """
-        if self._failures < self._failure_threshold:
-            yield
-            return
-        retry_after = self._open_until - time.monotonic()
-        if retry_after > 0 or not self._trial.acquire(blocking=False):
-            raise CallRejectedError(max(retry_after, 0.0))
+        is_trial = self.begin()
         try:
             yield
         finally:
+            self.end(is_trial)
+
+    def begin(self) -> bool:
+        """Begin one call, as `call` does; return whether it is a trial, for `end`."""
+        if self._failures < self._failure_threshold:
+            return False
+        retry_after = self._open_until - time.monotonic()
+        if retry_after > 0 or not self._trial.acquire(blocking=False):
+            raise CallRejectedError(max(retry_after, 0.0))
+        return True
+
+    def end(self, is_trial: bool) -> None:
+        """End a call, whatever became of it."""
+        if is_trial:
             self._trial.release()
 
     def record_success(self) -> None:

@@ -140,9 +140,8 @@ class Scheduler:
 
     def _begin(self, push: Push) -> None:
         push_service = push.push_service
-        guard = push_service.breaker.call()
         try:
-            guard.__enter__()
+            is_trial = push_service.breaker.begin()
         except CallRejectedError as error:
             push.sender.reject(push, error.retry_after)
             return
@@ -150,17 +149,16 @@ class Scheduler:
         self._in_flight += 1
         self._slow_in_flight += push_service.is_slow
         self._busy.add(push_service)
-
-        async def send() -> None:
-            try:
-                outcome = await push.sender.send(push)
-            finally:
-                guard.__exit__(None, None, None)
-            self._end(push, started_at, outcome)
-
-        task = asyncio.create_task(send())
+        task = asyncio.create_task(self._send(push, started_at, is_trial))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _send(self, push: Push, started_at: float, is_trial: bool) -> None:
+        try:
+            outcome = await push.sender.send(push)
+        finally:
+            push.push_service.breaker.end(is_trial)
+        self._end(push, started_at, outcome)
 
     def _end(self, push: Push, started_at: float, outcome: Outcome) -> None:
         push_service = push.push_service
