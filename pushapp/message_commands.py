@@ -13,7 +13,7 @@ from .channels import Channel
 from .sending import outbox
 from .sending.audience import EVERYONE, Device, To
 from .sending.recipients import PART_SIZE
-from .sending.status import OUTCOMES, MessageNotFoundError, Status, audiences, status, statuses
+from .sending.status import OUTCOMES, MessageNotFoundError, Status, status, statuses
 from .web.fields import parse_time
 from .webpush.message import DEFAULT_TTL, Message, MessageError, Urgency
 from .webpush.message_checks import DIRECTIONS
@@ -142,7 +142,6 @@ def cancel(message_id: int) -> None:
 def messages(limit: int) -> None:
     """List the newest messages: to whom, state, counts of recipients by outcome, and how far they are."""
     found = statuses(limit=limit)
-    to = audiences([each.id for each in found])
     table: list[tuple[str, ...]] = [("id", "to", "state", "created", "recipients", *OUTCOMES, "progress")]
     for each in found:
         counts = [str(getattr(each, name) or "-") for name in OUTCOMES]
@@ -150,7 +149,7 @@ def messages(limit: int) -> None:
         share = f"{1 - each.pending / each.recipients:.0%}" if each.recipients else "-"
         row = (
             str(each.id),
-            str(to.get(each.id, "-")),
+            str(each.audience),
             each.state,
             created,
             str(each.recipients),

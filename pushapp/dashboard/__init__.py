@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..database import autocommit, is_transient, summarize
 from ..diagnostics import messages, queue
-from ..sending import statistics
+from ..sending import statistics, status
 from ..sending.clock import database_time
 from ..web import routes
 from ..web.auth import require_password
@@ -73,7 +73,7 @@ def overview() -> Response:
         return {
             "subscriptions": charts.Subscriptions.of(days, counts),
             "queue": queue.read_queue(connection, now),
-            "messages": [charts.of_message(each) for each in messages.progress(connection, ids, now)],
+            "messages": [charts.of_message(each) for each in status.load(connection, ids)],
             "services": charts.of_push_services(services),
             "recent": messages.RECENT_MESSAGES,
         }
@@ -86,7 +86,7 @@ def message(message_id: int) -> Response:
     """Show one message's outcomes by push service."""
 
     def read(connection: Connection) -> dict[str, Any]:
-        found = messages.progress(connection, [message_id], database_time(connection))
+        found = status.load(connection, [message_id])
         if not found:
             abort(404, "There is no message with this id.")
         services = messages.outcomes_by_push_service(connection, message_id)

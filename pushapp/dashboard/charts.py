@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import NamedTuple, Self
 
-from ..diagnostics.messages import Progress
+from ..sending.status import Status
 from ..webpush.push_services import BROWSERS, OTHER
 
 OUTCOMES = ("sent", "gone", "failed", "expired", "replaced", "cancelled", "waiting")
@@ -59,21 +59,21 @@ class MessageRow(NamedTuple):
     bar: Bar
 
 
-def of_message(progress: Progress) -> MessageRow:
+def of_message(status: Status) -> MessageRow:
     """Return the row of a message: no users, and a title only if it is to a channel or everyone."""
-    title = f": {progress.message.title}" if progress.audience.is_broadcast else ""
-    counts = {**progress.outcomes, "waiting": progress.waiting if progress.is_under_way else 0}
+    title = f": {status.message.title}" if status.audience.is_broadcast else ""
+    counts = {**status.outcomes, "waiting": status.pending if status.is_under_way else 0}
     return MessageRow(
-        id=progress.id,
-        name=f"To {progress.audience}{title}",
-        state=progress.state,
-        created_at=progress.created_at,
-        scheduled_for=progress.send_at if progress.state == "scheduled" else None,
-        cancelled_at=progress.cancelled_at,
-        expires_at=progress.expires_at,
-        recipients=progress.recipients,
-        more="" if progress.is_counted else "+",
-        percent=100 * progress.done // progress.recipients if progress.recipients else 0,
+        id=status.id,
+        name=f"To {status.audience}{title}",
+        state=status.state,
+        created_at=status.created_at,
+        scheduled_for=status.send_at if status.state == "scheduled" else None,
+        cancelled_at=status.cancelled_at,
+        expires_at=status.expires_at,
+        recipients=status.recipients,
+        more="" if status.fan_out_complete else "+",
+        percent=100 * status.done // status.recipients if status.recipients else 0,
         bar=Bar.of(counts, sum(counts.values())),
     )
 

@@ -10,6 +10,7 @@ from ..database import autocommit
 from ..models import MAX_ID
 from ..sending import statistics
 from ..sending.clock import database_time
+from ..sending.status import Status, load
 from . import checks, devices, messages, queue
 from .devices import at
 
@@ -46,8 +47,8 @@ def status() -> None:
     with autocommit() as connection:
         now = database_time(connection)
         state = queue.read_queue(connection, now)
-        under_way = messages.progress(connection, messages.under_way_ids(connection, now), now)
-        scheduled = messages.progress(connection, messages.scheduled_ids(connection, now), now)
+        under_way = load(connection, messages.under_way_ids(connection, now))
+        scheduled = load(connection, messages.scheduled_ids(connection, now))
     more = " or more" if state.is_longer else ""
     oldest = f", the oldest for {state.age:.0f} s" if state.batches else ""
     click.echo(f"Queue: {state.batches}{more} batches due, with {state.recipients}{more} recipients{oldest}.")
@@ -67,7 +68,7 @@ def why(user: str, message_id: int | None) -> None:
         now = database_time(connection)
         message = None
         if message_id is not None:
-            message = next(iter(messages.progress(connection, [message_id], now)), None)
+            message = next(iter(load(connection, [message_id])), None)
             if message is None:
                 raise click.ClickException(f"there is no message {message_id}")
         found = devices.read_user(connection, user)
@@ -98,20 +99,20 @@ def _print_subscriptions(counts: Counter[tuple[str, str]]) -> None:
         click.echo(f"  {service}: {numbers.total()} ({parts})")
 
 
-def _print_messages(title: str, found: Sequence[messages.Progress]) -> None:
+def _print_messages(title: str, found: Sequence[Status]) -> None:
     more = " or more" if len(found) == messages.MAX_MESSAGES else ""
     click.echo(f"{title}: {len(found) or 'none'}{more}.")
     for message in found:
         click.echo(f"  {_progress(message)}")
 
 
-def _progress(message: messages.Progress) -> str:
+def _progress(message: Status) -> str:
     line = f"message {message.id} to {message.audience}, created {at(message.created_at)}"
     if message.state == "scheduled":
         return f"{line}, scheduled for {at(message.starts_at)}"
     state = f"cancelled at {at(message.cancelled_at)}" if message.cancelled_at else message.state
-    more = "" if message.is_counted else " or more"
+    more = "" if message.fan_out_complete else " or more"
     parts = [f"{number} {outcome}" for outcome, number in message.outcomes.items()]
-    parts += [f"{message.waiting}{more} waiting"] if message.is_under_way else []
+    parts += [f"{message.pending}{more} waiting"] if message.is_under_way else []
     counts = f"{', '.join(parts)} of {message.recipients}{more}" if parts else "no recipients"
     return f"{line}, {state}: {counts}"

@@ -20,9 +20,9 @@ from ..sending.audience import Audience
 from ..sending.batches import FAN_OUT_PENDING
 from ..sending.claims import LEASE
 from ..sending.failures import LAST_SENT_PRECISION, MAX_FAILURES, MIN_FAILING_TIME
+from ..sending.status import Status
 from ..webpush.endpoints import origin_of
 from ..webpush.message import Message
-from .messages import Progress
 
 MAX_BATCHES = 10_000  # searched for a user's devices, the earliest due
 
@@ -143,7 +143,7 @@ def waiting_batches(connection: Connection, user: User, message_id: int | None) 
     ]
 
 
-def describe(device: Any, waiting: Sequence[Waiting], now: datetime, message: Progress | None = None) -> str:
+def describe(device: Any, waiting: Sequence[Waiting], now: datetime, message: Status | None = None) -> str:
     """Return what became of a device: all that waits for it, or of one message."""
     facts = [_expiry(device)] if device.expires_at and device.expires_at <= now else []
     facts += [_wait(each, now) for each in waiting if each.includes(device.id)]
@@ -203,7 +203,7 @@ def _wait(waiting: Waiting, now: datetime) -> str:
     return f"message {waiting.message_id} {state}"
 
 
-def _recorded(device: Any, message: Progress) -> str:
+def _recorded(device: Any, message: Status) -> str:
     if device.created_at > message.starts_at:
         began = "due" if message.send_at else "created"
         return f"subscribed at {at(device.created_at)}, after the message was {began}"

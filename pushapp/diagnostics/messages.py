@@ -1,18 +1,14 @@
-"""How far messages are. Bounded queries by indexes: neither recipients nor old messages cost more."""
+"""Which messages are under way. Bounded queries by indexes: neither recipients nor old messages cost more."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
 
 from flask import current_app
-from sqlalchemy import Connection, exists, func, or_, select
+from sqlalchemy import Connection, func, or_, select
 
 from ..models import PushBatch, PushMessage, PushOutcome
-from ..sending.audience import Audience
 from ..sending.batches import FAN_OUT_PENDING, IS_PENDING
-from ..sending.status import state_of
-from ..webpush.message import Message
 from ..webpush.push_services import hosts_of, push_service_of
 
 MAX_MESSAGES = 20  # under way, and as many scheduled
@@ -22,44 +18,6 @@ RECENT_MESSAGES = 500  # whose outcomes are summed by push service
 _message = PushMessage.__table__.c
 _batch = PushBatch.__table__.c
 _outcome = PushOutcome.__table__.c
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a message is; `outcomes` are numbers of recipients by outcome."""
-
-    id: int
-    user_id: str | None  # of a message to one user or device
-    audience: Audience
-    message: Message
-    state: str  # as `sending.status.state_of` returns it
-    created_at: datetime
-    send_at: datetime | None
-    cancelled_at: datetime | None
-    recipients: int
-    is_counted: bool  # `recipients` is final
-    is_under_way: bool
-    outcomes: Mapping[str, int]
-
-    @property
-    def done(self) -> int:
-        """Recipients with an outcome."""
-        return sum(self.outcomes.values())
-
-    @property
-    def waiting(self) -> int:
-        """Recipients without an outcome."""
-        return max(self.recipients - self.done, 0)
-
-    @property
-    def starts_at(self) -> datetime:
-        """When it is due, and its TTL begins."""
-        return self.send_at or self.created_at
-
-    @property
-    def expires_at(self) -> datetime:
-        """When the TTL is over."""
-        return self.message.expires_at(self.starts_at)
 
 
 def newest_ids(connection: Connection, limit: int) -> Sequence[int]:
@@ -80,48 +38,6 @@ def scheduled_ids(connection: Connection, now: datetime) -> Sequence[int]:
     """Return the ids of scheduled messages, the next ones first, at most MAX_MESSAGES."""
     scheduled = select(_batch.message_id).where(IS_PENDING, _batch.due_at > now)
     return connection.execute(scheduled.order_by(_batch.due_at).limit(MAX_MESSAGES)).scalars().all()
-
-
-def progress(connection: Connection, ids: Collection[int], now: datetime) -> list[Progress]:
-    """Return how far messages are, newest first; an id that does not exist is left out."""
-    of_message = _batch.message_id == _message.id
-    names = ("id", "user_id", "audience", "message", "created_at", "send_at", "cancelled_at", "recipients")
-    rows = connection.execute(
-        select(
-            *(_message[name] for name in names),
-            exists().where(of_message).label("is_under_way"),
-            exists().where(of_message, IS_PENDING).label("is_pending"),
-        )
-        .where(_message.id.in_(ids))
-        .order_by(_message.id.desc())
-    ).all()
-    sums = select(_outcome.message_id, _outcome.outcome, func.sum(_outcome.count))
-    grouped = sums.where(_outcome.message_id.in_(ids)).group_by(_outcome.message_id, _outcome.outcome)
-    outcomes: dict[int, dict[str, int]] = defaultdict(dict)
-    for message_id, outcome, number in connection.execute(grouped):
-        outcomes[message_id][outcome] = int(number)
-    return [
-        Progress(
-            id=row.id,
-            user_id=row.user_id,
-            audience=Audience.from_row(row.user_id, row.audience),
-            message=Message.from_dict(row.message),
-            state=state_of(
-                is_cancelled=row.cancelled_at is not None,
-                is_unsent=row.is_under_way,
-                is_scheduled=row.send_at is not None and row.send_at > now,
-                is_recorded=bool(outcomes[row.id]),
-            ),
-            created_at=row.created_at,
-            send_at=row.send_at,
-            cancelled_at=row.cancelled_at,
-            recipients=row.recipients,
-            is_counted=not row.is_pending,
-            is_under_way=row.is_under_way,
-            outcomes=outcomes[row.id],
-        )
-        for row in rows
-    ]
 
 
 def outcomes_by_push_service(
