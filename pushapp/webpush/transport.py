@@ -208,7 +208,7 @@ class _Exchange:
         """Return the response that was received. Its status counts, whatever became of the body."""
         status = self._status()
         if not status:
-            return Response(0, error=self.refused or error)
+            return Response(0, error=self.refused or error or "invalid response")
         is_multiplexed = self.curl.getinfo(pycurl.INFO_HTTP_VERSION) >= pycurl.CURL_HTTP_VERSION_2_0
         return Response(status, self.curl.getinfo(pycurl.RETRY_AFTER), bytes(self._body), is_multiplexed)
 
@@ -224,8 +224,9 @@ class _Exchange:
         if not self._head or self._head[-1].strip():
             return 0
         line = next(line for line in reversed(self._head) if line.startswith(b"HTTP/"))
-        status = int(line.split(None, 2)[1])  # which libcurl reads less strictly
-        return status if status >= 200 else 0
+        status = line.split(None, 2)[1]
+        is_final = status.isdigit() and int(status) >= 200  # libcurl also takes 201x and 2000
+        return int(status) if is_final else 0
 
     def _open_socket(self, _purpose: int, address: Any) -> socket.socket | int:
         host: str = address.addr[0]
