@@ -17,6 +17,7 @@ from typing import Protocol
 from ..circuit_breaker import CallRejectedError
 from ..webpush.client import Recipient
 from ..webpush.responses import Outcome
+from ..webpush.transport import MAX_SHARE
 from .push_services import PushService, PushServices
 
 CHECK_INTERVAL = 0.5  # seconds
@@ -73,7 +74,7 @@ class Scheduler:
         self._waiting_total = 0
         # Half of the slots for a share. Messages to one user find more: broadcasts to slow push services
         # would make those to others among these wait.
-        self._share_limits = (max(1, limit // 2), min(limit, max(limit // 2 + 1, limit * 3 // 4)))
+        self._share_limits = (max(1, limit // 2), min(limit, max(limit // 2 + 1, int(limit * MAX_SHARE))))
         self._waiting_limit = max(8 * limit, MIN_WAITING_LIMIT)
         self._push_services = PushServices()
         self._busy: set[PushService] = set()  # have messages in flight

@@ -1,6 +1,7 @@
 """HTTP requests to push services with libcurl: HTTP/2 where they speak it, over reused connections."""
 
 import asyncio
+import math
 import os
 import resource
 import socket
@@ -21,6 +22,7 @@ BODY_TIMEOUT = 1  # seconds after the headers of a response, twice that at most
 MAX_BODY_BYTES = 64 * 1024  # of a response; libcurl bounds the headers at 300 KB
 UPLOAD_BUFFER_BYTES = 16 * 1024  # of each handle; the least that libcurl allows
 MAX_CONNECTIONS = 512
+MAX_SHARE = 3 / 4  # of them, to one origin
 MAX_IDLE_TIME = 60  # seconds that a connection may be unused before it is closed
 MAX_CONNECTION_AGE = 60 * 60  # seconds
 OTHER_DESCRIPTORS = 128  # for the database, files and pipes
@@ -46,7 +48,8 @@ class Transport:
     """Posts requests concurrently; the arguments are those of `Client`.
 
     Once it is entered, `max_connections` is what the limit of file descriptors allows. Of more requests at
-    once, some wait in libcurl's one queue, where those to a slow origin may be ahead of the others.
+    once, or more than MAX_SHARE of them to one origin, some wait in libcurl's one queue, where those to a
+    slow origin may be ahead of the others.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Transport:
         self._multi = pycurl.AsyncCurlMulti()
         self._multi.setopt(pycurl.M_PIPELINING, 2)  # HTTP/2 multiplexing
         self._multi.setopt(pycurl.M_MAX_TOTAL_CONNECTIONS, self.max_connections)
+        self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, math.ceil(self.max_connections * MAX_SHARE))
         self._multi.setopt(pycurl.M_MAXCONNECTS, self.max_connections)
         self._cutter = asyncio.create_task(self._cut_bodies())
         return self

@@ -366,6 +366,13 @@ def test_idle_connections_make_place_for_others(push_server: PushServer) -> None
     assert results(outcomes) == ["sent"] * 80
 
 
+def test_one_push_service_does_not_get_all_connections(push_server: PushServer) -> None:
+    push_server.before_response = lambda: time.sleep(0.1)
+    endpoints = [f"{push_server.origin}/{number}" for number in range(40)]
+    assert results(push_to(endpoints, trusted=[push_server.origin], max_connections=8)) == ["sent"] * 40
+    assert push_server.connections == 6
+
+
 LIMITED = """
 import asyncio, os, resource, sys
 from tests.webpush.test_transport import push_to, results
