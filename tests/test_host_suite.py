@@ -69,6 +69,6 @@ def test_the_plugin_alone_imports_neither_flask_nor_sqlalchemy(tmp_path: Path) -
         "import sys\n\n"
         "def test_modules():\n"
         "    assert 'pushapp.pytest_plugin' in sys.modules\n"
-        "    assert not {'flask', 'sqlalchemy', 'aiohttp'} & set(sys.modules)\n"
+        "    assert not {'flask', 'sqlalchemy', 'pycurl'} & set(sys.modules)\n"
     )
     assert "1 passed" in run_suite(tmp_path)
