@@ -252,11 +252,9 @@ class _Socket(socket.socket):
 
 
 def _allow_descriptors(wanted: int) -> int:
-    """Raise this process's limit of file descriptors, and return how many of those wanted it allows."""
+    """Raise the limit of file descriptors to the hard one if it is too low; return how many are allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY:
-        soft = hard
-    elif soft != resource.RLIM_INFINITY:
-        soft = max(soft, wanted)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else hard
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return wanted if soft == resource.RLIM_INFINITY else min(soft, wanted)

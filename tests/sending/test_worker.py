@@ -338,7 +338,6 @@ def test_a_worker_without_tables_says_so_once_and_waits_for_them(
         assert "flask push db upgrade" not in worker.stderr.read()
 
 
-@pytest.mark.slow
 def test_few_file_descriptors_mean_few_messages_in_flight(site: Site, push_server: PushServer) -> None:
     site.subscribe(3)
     site.run("send", "--everyone", "--title", "x")
@@ -351,6 +350,7 @@ def test_few_file_descriptors_mean_few_messages_in_flight(site: Site, push_serve
     assert len(push_server.pushes) == 3
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_worker_within_15_seconds_while_a_push_service_takes_7_5_seconds(
     site: Site, push_server: PushServer
 ) -> None:
