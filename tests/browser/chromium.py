@@ -5,6 +5,7 @@ It is driven over the Chrome DevTools Protocol.
 
 import json
 import shutil
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,10 @@ class Chromium(Browser):
 
     def notifications(self, count: int = 1) -> list[dict[str, Any]]:
         """Wait until this number of notifications is shown, and return them."""
-        # getNotifications() would delete a notification that is stored but not displayed yet.
+        # getNotifications() would delete a notification that is stored but not displayed yet. Chromium tells
+        # of it shortly before it is on the screen.
         wait_until(lambda: self._displayed() >= count)
+        time.sleep(0.2)
         return super().notifications(count)
 
     def _displayed(self) -> int:
