@@ -3,6 +3,7 @@
 import asyncio
 import math
 import os
+import re
 import resource
 import socket
 import ssl
@@ -28,6 +29,8 @@ MAX_CONNECTION_AGE = 60 * 60  # seconds
 OTHER_DESCRIPTORS = 128  # for the database, files and pipes
 
 SOCKET_BAD: int = pycurl.SOCKET_BAD
+
+_STATUS_LINE = re.compile(rb"HTTP/\S+ +([0-9]{3})\s", re.IGNORECASE)  # libcurl also takes 201x and 2000
 
 # Options of libcurl that pycurl has no names for.
 _SUPPRESS_CONNECT_HEADERS = 265
@@ -210,7 +213,7 @@ class _Exchange:
 
     def response(self, error: str = "") -> Response:
         """Return the response that was received. Its status counts, whatever became of the body."""
-        status = self._status()
+        status = _final_status(self._head)
         if not status:
             return Response(0, error=self.refused or error or "invalid response")
         is_multiplexed = self.curl.getinfo(pycurl.INFO_HTTP_VERSION) >= pycurl.CURL_HTTP_VERSION_2_0
@@ -220,17 +223,7 @@ class _Exchange:
         """End the response if its headers were complete at the last call already."""
         if self._lacks_body and not self._done.done():
             self._done.set_result(self.curl)  # which removes the handle
-        self._lacks_body = self._status() > 0
-
-    def _status(self) -> int:
-        """Return the status of the response; 0 before its headers are complete."""
-        # Informational responses have a status line and an empty line too.
-        if not self._head or self._head[-1].strip():
-            return 0
-        line = next(line for line in reversed(self._head) if line.startswith(b"HTTP/"))
-        status = line.split(None, 2)[1]
-        is_final = status.isdigit() and int(status) >= 200  # libcurl also takes 201x and 2000
-        return int(status) if is_final else 0
+        self._lacks_body = _final_status(self._head) > 0
 
     def _open_socket(self, _purpose: int, address: Any) -> socket.socket | int:
         host: str = address.addr[0]
@@ -242,6 +235,17 @@ class _Exchange:
     def _on_body(self, data: bytes) -> int | None:
         self._body += data[: MAX_BODY_BYTES - len(self._body)]
         return None if len(self._body) < MAX_BODY_BYTES else -1  # -1 ends the transfer
+
+
+def _final_status(lines: Sequence[bytes]) -> int:
+    """Return the status of a response; 0 before its headers are complete. Trailers may follow them."""
+    status = 0
+    for line in lines:
+        if match := _STATUS_LINE.match(line):  # also each informational response has one
+            status = int(match[1])
+        elif status >= 200 and not line.strip():
+            return status
+    return 0
 
 
 class _Socket(socket.socket):

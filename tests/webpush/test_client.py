@@ -72,6 +72,8 @@ RESPONSES: list[tuple[Response, str]] = [
     (b"HTTP/1.1\r\n\r\n", "retry"),
     (b"HTTP/ 201\r\n\r\n", "retry"),
     (b"HTTP/1.1 201 Created\r\nHTTP/1.1 500\r\n\r\n", "retry"),
+    (b"http/1.1 201 Created\r\n\r\n", "sent"),
+    (b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX: y\r\n\r\n", "sent"),
     (b"HTTP/1.1 201 Created\r\nno colon\r\n\r\n", "retry"),
     (b"HTTP/1.1 201 Created\r\nA: \0\r\n\r\n", "retry"),
     (b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000, "retry"),
