@@ -54,7 +54,6 @@ def driver_connection(deadline: float) -> Iterator[DriverConnection]:
             connection = pooled.driver_connection
             connection.deadline = deadline
             yield connection
-            connection.deadline = None
         except psycopg.Error as error:
             if pooled and connection.closed:
                 pooled.invalidate(error)
@@ -63,4 +62,5 @@ def driver_connection(deadline: float) -> Iterator[DriverConnection]:
             ) from error
         finally:
             if pooled:
+                connection.deadline = None
                 pooled.close()

@@ -15,7 +15,7 @@ RESET_TIMEOUT = 10  # seconds
 MAX_RESET_TIMEOUT = 300  # seconds
 THROTTLED_SUBSCRIPTIONS = 3  # from so many on, the push service is throttling us, not a subscription
 SLOW_AFTER = 1  # seconds
-MAX_CONNECTIONS = (64, 96)  # to one without HTTP/2: for broadcasts, and for messages to one user
+MAX_HTTP_1_CONNECTIONS = (64, 96)  # to one without HTTP/2: for broadcasts, and for messages to one user
 LOG_INTERVAL = 60  # seconds between log lines of one kind about one push service
 MAX_TRACKED = 10_000  # push services; endpoints are user input
 
@@ -50,7 +50,7 @@ class PushService:
 
     def may_begin(self, is_direct: bool) -> bool:
         """Return whether a further message would find a connection."""
-        return self.is_multiplexed or self.in_flight < MAX_CONNECTIONS[is_direct]
+        return self.is_multiplexed or self.in_flight < MAX_HTTP_1_CONNECTIONS[is_direct]
 
     def begin(self) -> float:
         """Count a message in flight; return the time on the monotonic clock."""
